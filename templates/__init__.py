@@ -1,0 +1,1 @@
+"""Texts in foreign shapes, as Jinja2 files; installed as `orchestrator.templates`."""
