@@ -1,0 +1,73 @@
+"""Event: a fact that happened on a host, one JSON object a line in the journal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Mapping, Optional
+
+# Kinds are an open set: what a newer supervisor writes, an older reader keeps and passes over.
+RUN_STARTED = "run_started"  # pid, host
+SUPERVISOR_ADOPTED = "supervisor_adopted"  # pid, previous_pid: the one before was killed
+PROCESS_STARTED = "process_started"  # pid, process
+PROCESS_EXITED = "process_exited"  # process, code | signal | error, tail, cpu_s, peak_rss_bytes
+PROCESS_LOST = "process_lost"  # process, tail: it ended and nobody recorded how
+PROGRESS = "progress"  # ranks: {rank: {epoch, step, loss, ..., cpu_percent, rss_bytes}}
+FIGURES_MISSING = "figures_missing"  # reason: no CPU and memory figures on this host
+PHASE = "phase"  # phase
+EPOCH = "epoch"  # epoch, epochs, loss, ...
+CHECKPOINT = "checkpoint"  # path, epoch, step
+EVALUATION = "evaluation"  # checkpoint, top_1_accuracy, ...
+STOPPING = "stopping"  # cause, by, grace_s
+KILLING = "killing"  # processes: what the grace left over
+SWEPT = "swept"  # pids: leftovers that carried the run's mark
+RUN_FINISHED = "run_finished"
+
+FROM_PROGRESS_FILE = (PHASE, EPOCH, CHECKPOINT, EVALUATION)
+
+
+@dataclass(frozen=True)
+class Event:
+    """*at* is wall-clock time for people; *mono* is this host's monotonic clock, for durations."""
+
+    seq: int  # from 1, without gaps in one journal
+    at: float  # s since 1970
+    mono: float  # s since this host's boot
+    kind: str
+    host: str
+    rank: Optional[int] = None  # None: the event is the host's, not one rank's
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> str:
+        fields = {
+            "seq": self.seq,
+            "at": round(self.at, 3),
+            "mono": round(self.mono, 3),
+            "kind": self.kind,
+            "host": self.host,
+        }
+        if self.rank is not None:
+            fields["rank"] = self.rank
+        if self.data:
+            fields["data"] = dict(self.data)
+        return json.dumps(fields, separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_line(cls, line: "str | bytes") -> "Optional[Event]":
+        """Return the event, or None for a line that is none (torn by a full disk, or foreign)."""
+        try:
+            fields = json.loads(line)
+            data = fields.get("data", {})
+            if not isinstance(data, dict):
+                return None
+            return cls(
+                seq=int(fields["seq"]),
+                at=float(fields["at"]),
+                mono=float(fields["mono"]),
+                kind=str(fields["kind"]),
+                host=str(fields["host"]),
+                rank=fields.get("rank"),
+                data=data,
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            return None

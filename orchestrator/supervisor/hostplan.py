@@ -1,0 +1,76 @@
+"""HostPlan: the part of a run that one host can act on alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Mapping, Optional, Tuple
+
+SCHEDULER = "scheduler"
+
+
+@dataclass(frozen=True)
+class ProcessPlan:
+    """One process to start: a rank, or the scheduler that MindSpore's dynamic cluster needs."""
+
+    rank: Optional[int]  # None: the scheduler
+    argv: Tuple[str, ...]
+    environment: Mapping[str, str]  # added to the environment of the supervisor
+    folder: str  # its work folder, below the run folder
+    log: str  # file name in that folder
+    working_directory: Optional[str] = None  # absolute; None: the work folder
+    cpus: Optional[Tuple[int, ...]] = None  # CPUs to stay on; None: all
+
+    @property
+    def name(self) -> str:
+        return SCHEDULER if self.rank is None else f"rank-{self.rank}"
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> "ProcessPlan":
+        """Read back what `asdict` gave, after a journey through JSON."""
+        return cls(
+            fields["rank"],
+            tuple(fields["argv"]),
+            fields["environment"],
+            fields["folder"],
+            fields["log"],
+            fields["working_directory"],
+            tuple(fields["cpus"]) if fields["cpus"] else None,
+        )
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    run_id: str  # also the mark by which leftovers of this run are told from other processes
+    host: str
+    processes: Tuple[ProcessPlan, ...]
+    grace_s: float  # between SIGTERM and SIGKILL
+    log_patterns: Tuple[str, ...] = ()  # for programs that write no progress file
+    # Start the scheduler only when a rank connects to its port: a program that never asks needs none.
+    scheduler_on_demand: Optional[Tuple[str, int]] = None
+
+    @property
+    def scheduler(self) -> Optional[ProcessPlan]:
+        return next((process for process in self.processes if process.rank is None), None)
+
+    @property
+    def ranks(self) -> Tuple[ProcessPlan, ...]:
+        return tuple(process for process in self.processes if process.rank is not None)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> "HostPlan":
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
+        fields: "dict[str, Any]" = json.loads(text)
+        processes = tuple(ProcessPlan.from_fields(process) for process in fields["processes"])
+        on_demand = fields["scheduler_on_demand"]
+        return cls(
+            fields["run_id"],
+            fields["host"],
+            processes,
+            fields["grace_s"],
+            tuple(fields["log_patterns"]),
+            (on_demand[0], on_demand[1]) if on_demand else None,
+        )

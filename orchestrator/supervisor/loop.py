@@ -1,0 +1,353 @@
+"""The supervisor's loop: wait for an event, look, act."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from typing import Any, Dict, Optional, Set
+
+from orchestrator.supervisor import events
+from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
+from orchestrator.supervisor.journal import Journal
+from orchestrator.supervisor.keeper import start_keeper
+from orchestrator.supervisor.linux import Watcher
+from orchestrator.supervisor.process import (
+    Identity,
+    send_signal,
+)
+from orchestrator.supervisor.progress import last_lines
+from orchestrator.supervisor.rundir import RunDir
+from orchestrator.supervisor.sweep import leftovers, sweep
+from orchestrator.supervisor.telemetry import Telemetry
+
+TICK_S = 1.0
+
+
+@dataclass
+class Watched:
+    """A process of the plan as it is now."""
+
+    plan: ProcessPlan
+    identity: Optional[Identity] = None  # None: not started yet
+    keeper: Optional[Identity] = None
+    ended: bool = False
+
+    def is_running(self) -> bool:
+        return self.identity is not None and not self.ended
+
+
+@dataclass
+class Stop:
+    """All processes are being ended."""
+
+    grace_s: float
+    deadline: float  # monotonic; SIGKILL follows
+    killed: bool = False
+
+
+class Supervisor:
+    """Runs one host plan to its end. `run()` returns when no process of the run is left."""
+
+    def __init__(self, run_dir: RunDir, plan: HostPlan, journal: Journal) -> None:
+        self.run_dir = run_dir
+        self.plan = plan
+        self.journal = journal
+        self.processes = [Watched(process) for process in plan.processes]
+        self.stop: Optional[Stop] = None
+        self._terminated = False
+        self._listener: Optional[socket.socket] = None
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watcher = Watcher()
+        self._started_at = time.monotonic()
+        self._next_tick = self._started_at + TICK_S
+        self.telemetry = Telemetry(run_dir, plan, journal)
+
+    # ── the life of a run ──────────────────────────────────────────────────────────────────────────
+
+    def begin(self) -> None:
+        """Start the processes, or adopt those of a supervisor that was killed.
+
+        Raises OSError where the scheduler's port is taken: nothing is started then.
+        """
+        self._handle_signals()
+        self._watcher.add(self.run_dir.processes)
+        self._watcher.add(self.run_dir.requests)
+        if self.journal.past:
+            self._adopt()
+            return
+        if self.plan.scheduler_on_demand:
+            self._listener = _listen(self.plan.scheduler_on_demand)
+        self.journal.append(events.RUN_STARTED, {"pid": os.getpid()})
+        for watched in self.processes:
+            if watched.plan.rank is not None or not self.plan.scheduler_on_demand:
+                self._start(watched)
+
+    def run(self) -> None:
+        """Go on until every process has ended; then write `run_finished`."""
+        while True:
+            self._note_starts_and_ends()
+            self._heed_requests()
+            self._advance_stop()
+            if time.monotonic() >= self._next_tick:
+                self._tick()
+            if all(not watched.is_running() and self._is_settled(watched) for watched in self.processes):
+                break
+            self._wait()
+        self._sweep()
+        self.telemetry.read()
+        self.telemetry.write()
+        self.journal.append(events.RUN_FINISHED)
+        while not self.journal.flush():
+            self._watcher.wait(TICK_S)  # the disk is full: the end of the run must still be told
+
+    def _wait(self) -> None:
+        until = self._next_tick if self.stop is None or self.stop.killed else min(self._next_tick, self.stop.deadline)
+        fds = [self._wake_read] + ([self._listener.fileno()] if self._listener else [])
+        self._watcher.wait(until - time.monotonic(), *fds)
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass  # it was not a signal that woke us
+        if self._listener is not None:
+            self._start_scheduler_if_asked()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self._next_tick = now + TICK_S
+        self._note_losses()
+        self.telemetry.tick(
+            {
+                watched.plan.rank: watched.identity
+                for watched in self.processes
+                if watched.plan.rank is not None and watched.identity is not None and not watched.ended
+            }
+        )
+        self.journal.flush()
+
+    # ── starting ───────────────────────────────────────────────────────────────────────────────────
+
+    def _handle_signals(self) -> None:
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._on_term)
+        signal.signal(signal.SIGCHLD, _reap)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+
+    def _on_term(self, number: int, frame: object) -> None:
+        self._terminated = True
+
+    def _start(self, watched: Watched) -> None:
+        try:
+            pid = start_keeper(self.run_dir, watched.plan, self.plan.run_id)
+        except OSError as exc:  # no process or memory left for this user
+            watched.ended = True
+            self._tell_end(watched, {"code": None, "signal": None, "error": f"cannot start a process: {exc.strerror}"})
+            return
+        watched.keeper = Identity.of(pid)
+
+    def _start_scheduler_if_asked(self) -> None:
+        assert self._listener is not None
+        try:
+            connection, _ = self._listener.accept()
+        except BlockingIOError:
+            return
+        connection.close()  # the rank tries again until the scheduler is there
+        self._listener.close()
+        self._listener = None
+        for watched in self.processes:
+            if watched.plan.rank is None and self.stop is None:
+                self._start(watched)
+
+    def _adopt(self) -> None:
+        """Take over from what the keepers wrote; the journal says what was already told."""
+        past = self.journal.past
+        previous = [
+            event.data.get("pid") for event in past if event.kind in (events.RUN_STARTED, events.SUPERVISOR_ADOPTED)
+        ]
+        self.journal.append(
+            events.SUPERVISOR_ADOPTED, {"pid": os.getpid(), "previous_pid": previous[-1] if previous else None}
+        )
+        told = {(event.kind, event.data.get("process")) for event in past}
+        for watched in self.processes:
+            name = watched.plan.name
+            if (events.PROCESS_STARTED, name) in told:
+                self._learn_identity(watched)
+            watched.ended = bool({(events.PROCESS_EXITED, name), (events.PROCESS_LOST, name)} & told)
+        scheduler = self.plan.scheduler
+        if self.plan.scheduler_on_demand and scheduler and not self.run_dir.started(scheduler.name).exists():
+            try:
+                self._listener = _listen(self.plan.scheduler_on_demand)
+            except OSError:
+                self._listener = None  # somebody took the port meanwhile: no reason to abandon the ranks
+        stopping = [event for event in past if event.kind == events.STOPPING]
+        if stopping:
+            self._begin_stop(float(stopping[-1].data.get("grace_s", self.plan.grace_s)))
+        self._note_starts_and_ends()
+        self._note_losses()
+
+    # ── noticing ───────────────────────────────────────────────────────────────────────────────────
+
+    def _is_settled(self, watched: Watched) -> bool:
+        """Tell whether a process that is not running will not start any more."""
+        if watched.ended:
+            return True
+        return watched.plan.rank is None and watched.keeper is None  # a scheduler that nobody asked for
+
+    def _learn_identity(self, watched: Watched) -> bool:
+        try:
+            facts = json.loads(self.run_dir.started(watched.plan.name).read_bytes())
+            watched.identity = Identity(facts["pid"], facts["start_ticks"])
+            watched.keeper = Identity(facts["keeper_pid"], facts["keeper_start_ticks"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return True
+
+    def _note_starts_and_ends(self) -> None:
+        for watched in self.processes:
+            if watched.ended:
+                continue
+            if watched.identity is None and self._learn_identity(watched) and watched.identity is not None:
+                self.journal.append(
+                    events.PROCESS_STARTED,
+                    {"process": watched.plan.name, "pid": watched.identity.pid},
+                    rank=watched.plan.rank,
+                )
+                if self.stop is not None:  # it slipped in while all others were told to end
+                    send_signal(
+                        watched.identity.pid, signal.SIGKILL if self.stop.killed else signal.SIGTERM, group=True
+                    )
+            ending = self._read_ending(watched)
+            if ending is not None:
+                watched.ended = True
+                self._tell_end(watched, ending)
+        ranks = [watched for watched in self.processes if watched.plan.rank is not None]
+        scheduler_left = any(watched.is_running() for watched in self.processes)
+        if all(watched.ended for watched in ranks) and scheduler_left and self.stop is None:
+            self._begin_stop(self.plan.grace_s)  # it has no one left to serve
+
+    def _read_ending(self, watched: Watched) -> Optional[Dict[str, Any]]:
+        try:
+            ending = json.loads(self.run_dir.exited(watched.plan.name).read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return {"code": None, "signal": None, "error": "the record of its end cannot be read"}
+        return ending if isinstance(ending, dict) else {"code": None, "signal": None, "error": "its record is damaged"}
+
+    def _tell_end(self, watched: Watched, ending: Dict[str, Any]) -> None:
+        rank = watched.plan.rank
+        if rank is not None:
+            self.telemetry.read()
+            self.telemetry.write()
+        data = {"process": watched.plan.name, **ending}
+        if ending.get("code") != 0:
+            data["tail"] = last_lines(self.run_dir.log(watched.plan.folder, watched.plan.log))
+        self.journal.append(events.PROCESS_EXITED, data, rank=rank)
+        if rank is not None and ending.get("code") != 0 and self.stop is None:
+            self._tell_stopping("rank_failed", self.plan.grace_s, rank=rank)
+
+    def _note_losses(self) -> None:
+        """Find processes that ended although their keeper could not say how (it was killed as well)."""
+        just_begun = time.monotonic() - self._started_at < TICK_S  # a keeper may still be about to write
+        for watched in self.processes:
+            if watched.ended or self._is_settled(watched) or (watched.identity is None and just_begun):
+                continue
+            if not any(one is not None and one.is_alive() for one in (watched.keeper, watched.identity)):
+                self._note_starts_and_ends()  # it may have written its last word just now
+                if watched.ended:
+                    continue
+                watched.ended = True
+                self.journal.append(
+                    events.PROCESS_LOST,
+                    {
+                        "process": watched.plan.name,
+                        "tail": last_lines(self.run_dir.log(watched.plan.folder, watched.plan.log)),
+                    },
+                    rank=watched.plan.rank,
+                )
+                if watched.plan.rank is not None and self.stop is None:
+                    self._tell_stopping("rank_failed", self.plan.grace_s, rank=watched.plan.rank)
+
+    def _heed_requests(self) -> None:
+        if self._terminated and self.stop is None:
+            self._tell_stopping("requested", self.plan.grace_s, by="SIGTERM to the supervisor")
+        try:
+            request = json.loads(self.run_dir.stop_request.read_bytes())
+            grace_s = float(request["grace_s"])
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):
+            grace_s, request = self.plan.grace_s, {}
+        if self.stop is None:
+            self._tell_stopping("requested", grace_s, by=str(request.get("by", "unknown")))
+        elif grace_s < self.stop.grace_s:  # a second request may shorten the grace, never lengthen it
+            self.stop.grace_s = grace_s
+            self.stop.deadline = min(self.stop.deadline, time.monotonic() + grace_s)
+
+    # ── stopping ───────────────────────────────────────────────────────────────────────────────────
+
+    def _tell_stopping(
+        self, cause: str, grace_s: float, *, rank: Optional[int] = None, by: Optional[str] = None
+    ) -> None:
+        data: Dict[str, Any] = {"cause": cause, "grace_s": grace_s}
+        if by is not None:
+            data["by"] = by
+        self.journal.append(events.STOPPING, data, rank=rank)
+        self._begin_stop(grace_s)
+
+    def _begin_stop(self, grace_s: float) -> None:
+        self.stop = Stop(grace_s, time.monotonic() + grace_s)
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for watched in self.processes:
+            if watched.is_running() and watched.identity is not None:
+                send_signal(watched.identity.pid, signal.SIGTERM, group=True)
+                send_signal(watched.identity.pid, signal.SIGCONT, group=True)  # a stopped process cannot end
+
+    def _advance_stop(self) -> None:
+        if self.stop is None or self.stop.killed or time.monotonic() < self.stop.deadline:
+            return
+        self.stop.killed = True
+        running = [watched for watched in self.processes if watched.is_running() and watched.identity is not None]
+        if running:
+            self.journal.append(events.KILLING, {"processes": [watched.plan.name for watched in running]})
+        for watched in running:
+            send_signal(watched.identity.pid, signal.SIGKILL, group=True)  # type: ignore[union-attr]
+
+    def _sweep(self) -> None:
+        keepers = [watched.keeper.pid for watched in self.processes if watched.keeper and watched.keeper.is_alive()]
+
+        def find() -> Set[int]:
+            return leftovers(self.plan.run_id, keepers)
+
+        found = find()
+        if found:
+            self.journal.append(events.SWEPT, {"pids": sorted(found)})
+            sweep(find, self.plan.grace_s if self.stop is None else self.stop.grace_s)
+
+
+def _listen(address: "tuple[str, int]") -> socket.socket:
+    listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
+
+
+def _reap(number: int, frame: object) -> None:
+    """Collect keepers that ended; what they had to say is in their files."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        return

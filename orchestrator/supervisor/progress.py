@@ -1,0 +1,169 @@
+"""Reads what a rank tells of its progress: the JSON lines it writes for us, or else its log.
+
+The contract for any program: append one JSON object a line to the file named in `$ASCENDRUN_PROGRESS`:
+
+    {"kind": "step", "epoch": 1, "epochs": 90, "step": 3, "steps": 195, "loss": 2.3, "lr": 0.01,
+     "step_s": 0.18, "images_per_s": 1420.0}
+    {"kind": "phase", "phase": "compile"}      {"kind": "epoch", "epoch": 1, "loss": 2.1, "epoch_s": 35.1}
+    {"kind": "checkpoint", "path": "...", "epoch": 5, "step": 195}
+    {"kind": "evaluation", "checkpoint": "...", "top_1_accuracy": 0.94, "top_5_accuracy": 0.99}
+
+Every field but `kind` may be missing; unknown kinds and fields are passed on. A program that writes no
+such file is read by patterns: regular expressions whose named groups are the fields of a step.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+# The lines of MindSpore's LossMonitor and TimeMonitor, in the spellings found in its model zoo.
+MINDSPORE_PATTERNS = (
+    r"epoch:\s*(?P<epoch>\d+),?\s+step:?\s*(?P<step>\d+).{0,60}?loss is\s*\[?(?P<loss>-?(?:\d[\d.eE+-]*|nan|inf))",
+    r"per step time:?\s*(?P<step_ms>\d+(?:\.\d+)?)",
+)
+_BLOCK = 1 << 20  # bytes read in one go: a rank that writes more than this a tick is read over several
+_MAX_LINE = 1 << 16  # bytes of a line that are looked at
+_MAX_FACTS = 256  # lines other than steps that one call hands on; more is noise
+_INTEGERS = ("epoch", "epochs", "step", "steps")
+_NUMBERS = (*_INTEGERS, "loss", "lr", "step_s", "epoch_s", "images_per_s")
+_LARGEST = 1e300
+
+
+class LineTail:
+    """Reads the whole lines that a growing file gained since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._offset = 0
+        self._rest = b""
+
+    def lines(self) -> List[bytes]:
+        """Return the new whole lines, at most about a megabyte; none where there is no file (yet)."""
+        try:
+            with open(self.path, "rb") as file:
+                if os.fstat(file.fileno()).st_size < self._offset:  # cut short and begun again
+                    self._offset, self._rest = 0, b""
+                file.seek(self._offset)
+                block = file.read(_BLOCK)
+        except OSError:
+            return []
+        self._offset += len(block)
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        self._rest = self._rest[:_MAX_LINE]  # a line without end must not fill the memory
+        return lines
+
+    def skip_to_last(self, count: int) -> List[bytes]:
+        """Return the last *count* whole lines there are now, and go on behind them."""
+        try:
+            with open(self.path, "rb") as file:
+                start = max(0, os.fstat(file.fileno()).st_size - _BLOCK)
+                file.seek(start)
+                block = file.read(_BLOCK)
+        except OSError:
+            return []
+        if start:
+            cut = block.find(b"\n") + 1  # the line that the block begins in the middle of
+            start, block = start + cut, block[cut:]
+        end = block.rfind(b"\n") + 1
+        self._offset, self._rest = start + end, b""
+        return block[:end].split(b"\n")[:-1][-count:]
+
+    def rest(self) -> bytes:
+        """Return the line that is not whole yet."""
+        return self._rest
+
+
+class RankProgress:
+    """The newest step of one rank, and the other facts it told since the last call."""
+
+    def __init__(self, progress: Path, log: Path, patterns: Sequence[bytes]) -> None:
+        self._told = LineTail(progress)
+        self._log = LineTail(log)
+        self._patterns = patterns
+        self._tells = False  # has written a progress line: its log need not be read
+        self.step: Dict[str, Any] = {}
+
+    def read(self) -> Tuple[bool, List[Dict[str, Any]]]:
+        """Return whether `step` changed, and the facts other than steps, oldest first."""
+        facts: List[Dict[str, Any]] = []
+        changed = False
+        for line in self._told.lines():
+            fact = _parse(line)
+            if fact is None:
+                continue
+            self._tells = True
+            if fact["kind"] == "step":
+                self.step = {key: value for key, value in fact.items() if key != "kind"}
+                changed = True
+            elif len(facts) < _MAX_FACTS:
+                facts.append(fact)
+        if not self._tells and self._patterns:
+            changed = self._read_log() or changed
+        return changed, facts
+
+    def _read_log(self) -> bool:
+        found: Dict[str, Any] = {}
+        for line in self._log.lines():
+            for pattern in self._patterns:
+                match = re.search(pattern, line[:_MAX_LINE])  # compiled at its first use, then from re's cache
+                if match:
+                    found.update(_fields(match))
+        if found:
+            self.step = {**self.step, **found}
+        return bool(found)
+
+
+def _parse(line: bytes) -> Optional[Dict[str, Any]]:
+    try:
+        fact = json.loads(line[:_MAX_LINE])
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fact, dict) or not isinstance(fact.get("kind"), str):
+        return None
+    return {key: _clean(key, value) for key, value in fact.items()}
+
+
+def _clean(key: str, value: Any) -> Any:
+    """Return None for a number that is none: what we pass on is arithmetic for others, and strict JSON."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value if -_LARGEST < value < _LARGEST else None  # NaN fails every comparison
+    return None if key in _NUMBERS else value
+
+
+def _fields(match: "re.Match[bytes]") -> Dict[str, Any]:
+    fields: Dict[str, Any] = {}
+    for name, text in match.groupdict().items():
+        if text is None:
+            continue
+        try:
+            number = float(text)
+        except ValueError:
+            continue
+        if name == "step_ms":
+            fields["step_s"] = number / 1000
+        elif not math.isfinite(number):
+            fields[name] = None  # JSON has no NaN; None says "told, and no number"
+        else:
+            fields[name] = int(number) if name in _INTEGERS else number
+    return fields
+
+
+def last_lines(path: Path, count: int = 20, most_bytes: int = 8192) -> List[str]:
+    """Return the last lines of a log (fewer where they are long); an absent log has none."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - most_bytes))
+            lines = file.read(most_bytes).split(b"\n")
+    except OSError:
+        return []
+    if not lines[-1]:
+        lines.pop()
+    if size > most_bytes and len(lines) > 1:
+        lines = lines[1:]  # its beginning was cut off
+    return [line.decode("utf-8", "replace") for line in lines[-count:]]
