@@ -1,0 +1,272 @@
+"""JobSpec: what the user wants to run, read strictly from a job file or made from a command line."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Optional, Union
+
+from orchestrator.errors import SpecError, nearest
+
+Scalar = Union[bool, int, float, str, None]  # what `config:` may hold
+
+_STRICT = {"extra": "forbid"}  # pydantic: a field that we do not know is an error
+_UNKNOWN_FIELD = "unexpected_keyword_argument"  # pydantic's name for it
+_BACKENDS = ("auto", "ascend", "cpu")
+_FRAMEWORKS = ("mindspore",)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """The dataset that a job needs; it is handed over as `--dataset_path`."""
+
+    layout: str  # a key of datasets.LAYOUTS, checked before anything starts
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+
+@dataclass(frozen=True)
+class EvaluationSpec:
+    """How checkpoints of the job are evaluated: `python -m MODULE --checkpoint_path=… --dataset_path=…`."""
+
+    module: str
+    config: Mapping[str, Scalar] = field(default_factory=dict)  # on top of the job's own config
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """One job. Exactly one of *module* and *command* says what each rank runs.
+
+    Raises SpecError where the fields do not make a job.
+    """
+
+    name: str
+    description: str = ""
+    module: Optional[str] = None  # run as `python -m MODULE --key=value …` with the keys of config
+    command: Optional[tuple[str, ...]] = None  # any program and its arguments
+    devices: Union[int, str] = 1  # as `--devices`
+    backend: str = "auto"  # auto | ascend | cpu
+    framework: Optional[str] = None  # mindspore: its scheduler process is started with the ranks
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # for every rank
+    dataset: Optional[DatasetSpec] = None
+    evaluation: Optional[EvaluationSpec] = None
+    working_directory: Optional[str] = None  # None: each rank's own work folder
+    log_patterns: Optional[tuple[str, ...]] = None  # None: MindSpore's own lines
+    compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
+    grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "name")
+        if (self.module is None) == (self.command is None):
+            raise SpecError("a job says either `module:` (a Python module) or `command:` (a list), and not both")
+        if self.command is not None and not self.command:
+            raise SpecError("`command:` is empty")
+        if self.command is not None and self.config:
+            raise SpecError("`config:` goes with `module:`; a `command:` carries its arguments itself")
+        _one_of("backend", self.backend, _BACKENDS)
+        if self.framework is not None:
+            _one_of("framework", self.framework, _FRAMEWORKS)
+        if not 0 <= self.grace_s <= 86_400:
+            raise SpecError(f"grace_s {self.grace_s}: give seconds from 0 to 86400")
+        for pattern in self.log_patterns or ():
+            try:
+                groups = re.compile(pattern).groupindex
+            except re.error as exc:
+                raise SpecError(f"log_patterns: {pattern!r} is not a regular expression: {exc}") from exc
+            if not groups:
+                raise SpecError(f"log_patterns: {pattern!r} names no group such as (?P<loss>…)")
+        for name in self.environment:
+            if not name or "=" in name or "\0" in name + self.environment[name]:
+                raise SpecError(f"environment: {name!r} cannot be the name of a variable")
+
+    @classmethod
+    def for_command(cls, argv: Sequence[str], working_directory: str) -> "JobSpec":
+        """Return the job of `ascendrun launch -- PROGRAM ARGUMENTS`, run where the user stands."""
+        words = [word for word in argv if not word.startswith("-")]
+        scripts = [word for word in words if word.endswith((".py", ".sh"))]
+        stem = re.sub(r"[^A-Za-z0-9._-]+", "-", (scripts or words or ["run"])[0].rpartition("/")[2].split(".")[0])
+        return cls(name=stem.strip("-._")[:64] or "run", command=tuple(argv), working_directory=working_directory)
+
+    @classmethod
+    def parse(cls, text: str, source: str) -> "JobSpec":
+        """Read a job file. Raises SpecError naming *source*, line and column."""
+        import pydantic  # 80 ms: only when a job file is read
+
+        document, positions = _load_yaml(text, source)
+        if not isinstance(document, dict):
+            raise SpecError(
+                f"{source}: a job file is a mapping of fields (name:, module:, …), this is "
+                f"{'empty' if document is None else 'a ' + type(document).__name__}"
+            )
+        if isinstance(document.get("devices"), bool):
+            line, column = positions[("devices",)]
+            raise SpecError(f"{source}:{line}:{column}: devices: give a count, a list or a range")
+        try:
+            return pydantic.TypeAdapter(cls).validate_python(document)
+        except pydantic.ValidationError as exc:
+            errors = exc.errors(include_url=False)
+            # A misspelt field also leaves the right one missing: the misspelling is what to tell.
+            errors.sort(key=lambda error: error["type"] != _UNKNOWN_FIELD)
+            raise SpecError(_explain(errors[0], source, positions)) from exc
+        except SpecError as exc:
+            raise SpecError(f"{source}: {exc}") from exc
+
+    @classmethod
+    def from_stored(cls, stored: Mapping[str, Any]) -> "JobSpec":
+        """Read back what `asdict` gave, after a journey through JSON; fields of a newer ascendrun are passed over."""
+        known = {key: value for key, value in stored.items() if key in {field.name for field in fields(cls)}}
+        for key, noun in (("dataset", DatasetSpec), ("evaluation", EvaluationSpec)):
+            if known.get(key):
+                names = {field.name for field in fields(noun)}
+                known[key] = noun(**{name: value for name, value in known[key].items() if name in names})
+        for key in ("command", "log_patterns"):
+            if known.get(key) is not None:
+                known[key] = tuple(known[key])
+        return cls(**known)
+
+    def with_settings(self, settings: Iterable[str]) -> "JobSpec":
+        """Return the job with each `KEY=VALUE` of `--set` applied; the value must have the key's type.
+
+        KEY is a key of the job's `config:`, or `environment.NAME`. Raises SpecError.
+        """
+        config, environment = dict(self.config), dict(self.environment)
+        for setting in settings:
+            key, equals, text = setting.partition("=")
+            key = key.strip()
+            if not equals:
+                raise SpecError(f"--set {setting}: write --set KEY=VALUE")
+            if key.startswith("environment."):
+                environment[key[len("environment.") :]] = text
+            elif key in config:
+                config[key] = _like(config[key], text, key)
+            elif not config:
+                raise SpecError(
+                    f"--set {key}: this job has no `config:` to set; give the program its arguments after `--`"
+                )
+            else:
+                raise SpecError(f"--set {key}: the job {self.name} has no such key{nearest(key, config)}")
+        return replace(self, config=config, environment=environment)
+
+
+def check_name(name: str, what: str) -> None:
+    """Raise SpecError unless *name* may be the name of a job, a run and a folder."""
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{what} {name!r}: a name is made of letters, digits, '.', '_' and '-', at most 64, "
+            "beginning with a letter or digit"
+        )
+
+
+def _one_of(name: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise SpecError(f"{name}: there is no {name} {value!r}{nearest(value, known)}")
+
+
+def _like(old: Scalar, text: str, key: str) -> Scalar:
+    """Return *text* as a value of the type that *old* has. Raises SpecError."""
+    text = text.strip()
+    try:
+        if isinstance(old, bool):
+            return {"true": True, "yes": True, "false": False, "no": False}[text.lower()]
+        if isinstance(old, int):
+            return int(text)
+        if isinstance(old, float):
+            return float(text)
+    except (ValueError, KeyError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(old)]
+        raise SpecError(f"--set {key}={text}: {key} is {kind} (now {str(old).lower()})") from None
+    return text
+
+
+Positions = Mapping["tuple[Any, ...]", "tuple[int, int]"]
+
+
+def _load_yaml(text: str, source: str) -> "tuple[Any, Positions]":
+    """Return the document and the line and column of each of its keys and items, from 1.
+
+    Raises SpecError for what is no YAML, for a key given twice, and for endless aliases.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.1 takes `1e-4` for text; everybody who writes it means a number."""
+
+    Loader.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+    )
+    try:
+        loader = Loader(text)
+        try:
+            node = loader.get_single_node()
+            positions = _positions(node, source)
+            return (loader.construct_document(node) if node is not None else None), positions
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as exc:
+        mark = exc.problem_mark or exc.context_mark
+        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        raise SpecError(f"{where}: {exc.problem or exc.context} (YAML)") from exc
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:  # `!!int ''` and the like
+        raise SpecError(f"{source}: {str(exc).splitlines()[0]} (YAML)") from exc
+
+
+def _positions(root: Any, source: str) -> Positions:
+    import yaml
+
+    found: "dict[tuple[Any, ...], tuple[int, int]]" = {}
+
+    def walk(node: Any, path: "tuple[Any, ...]", above: "tuple[int, ...]") -> None:
+        if id(node) in above:
+            raise SpecError(f"{source}:{node.start_mark.line + 1}: an alias that contains itself")
+        if len(found) > 10_000:
+            raise SpecError(f"{source}: more than 10,000 entries; this is no job file")
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise SpecError(
+                        f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}: a key must be a word"
+                    )
+                place = (*path, key.value)
+                if place in found:
+                    raise SpecError(
+                        f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}: "
+                        f"'{place[-1]}' is given twice (first in line {found[place][0]})"
+                    )
+                found[place] = (key.start_mark.line + 1, key.start_mark.column + 1)
+                walk(value, place, (*above, id(node)))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found[(*path, index)] = (value.start_mark.line + 1, value.start_mark.column + 1)
+                walk(value, (*path, index), (*above, id(node)))
+
+    if root is not None:
+        walk(root, (), ())
+    return found
+
+
+def _explain(error: Mapping[str, Any], source: str, positions: Positions) -> str:
+    """Say one of pydantic's findings in the user's terms, with its place in the file."""
+    place: "tuple[Any, ...]" = tuple(error["loc"])
+    while place and place not in positions:
+        place = place[:-1]
+    line, column = positions.get(place, (0, 0))
+    where = f"{source}:{line}:{column}" if line else source
+    name = ".".join(map(str, place)) or str(error["loc"][0] if error["loc"] else "")
+    nouns: "dict[str, Any]" = {"": JobSpec, "dataset": DatasetSpec, "evaluation": EvaluationSpec}
+    if error["type"] == _UNKNOWN_FIELD:
+        noun = nouns.get(str(place[0]) if len(place) > 1 else "", JobSpec)
+        return f"{where}: unknown field '{name}'{nearest(str(place[-1]), {field.name for field in fields(noun)})}"
+    if error["type"] in ("missing", "missing_argument"):
+        return f"{where}: the field '{error['loc'][-1]}' is missing"
+    if error["type"] == "value_error" or isinstance(error.get("ctx", {}).get("error"), Exception):
+        return f"{where}: {error['msg']}"
+    if place[:1] == ("config",) and len(place) > 1:
+        return f"{where}: {name}: give one number, text, true or false, not {error['input']!r:.80}"
+    return f"{where}: {name}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}"

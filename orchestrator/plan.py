@@ -1,0 +1,306 @@
+"""Who runs where with which environment. Pure: ports, names, time and environment are passed in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Optional
+
+from orchestrator.inventory import Device, Host
+from orchestrator.jobspec import JobSpec, Scalar
+from orchestrator.supervisor.hostplan import SCHEDULER, HostPlan, ProcessPlan
+from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
+from orchestrator.supervisor.rundir import RunDir
+
+# MindSpore's scheduler needs no line of the user's script (msrun runs the script once more for it).
+_SCHEDULER_PROGRAM = "from mindspore.communication import init; init()"
+_DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One process of the job on one device."""
+
+    rank_id: int
+    host: str
+    device_id: int
+    process: ProcessPlan
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """All that was decided before a run started. `plan.json` holds it."""
+
+    run_id: str  # unique for ever; marks the processes of the run
+    name: str
+    created_at: float  # s since 1970
+    spec: JobSpec
+    backend: str  # ascend | cpu
+    ranks: tuple[Rank, ...]
+    scheduler: Optional[ProcessPlan]
+    scheduler_on_demand: Optional[tuple[str, int]]
+    dataset: Optional[str]  # absolute
+    python: str
+    launched_from: str  # the folder in which the user stood
+    command_line: tuple[str, ...]  # what repeats the run
+
+    def host_plan(self) -> HostPlan:
+        """Return what the host of this run acts on."""
+        processes = tuple(rank.process for rank in self.ranks) + ((self.scheduler,) if self.scheduler else ())
+        patterns = self.spec.log_patterns if self.spec.log_patterns is not None else MINDSPORE_PATTERNS
+        return HostPlan(
+            self.run_id, self.ranks[0].host, processes, self.spec.grace_s, patterns, self.scheduler_on_demand
+        )
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "RunPlan":
+        """Read what `to_json` wrote. Raises ValueError, KeyError or TypeError on anything else."""
+        stored: "dict[str, Any]" = json.loads(text)
+        on_demand = stored["scheduler_on_demand"]
+        return cls(
+            stored["run_id"],
+            stored["name"],
+            stored["created_at"],
+            JobSpec.from_stored(stored["spec"]),
+            stored["backend"],
+            tuple(
+                Rank(rank["rank_id"], rank["host"], rank["device_id"], ProcessPlan.from_fields(rank["process"]))
+                for rank in stored["ranks"]
+            ),
+            ProcessPlan.from_fields(stored["scheduler"]) if stored["scheduler"] else None,
+            (on_demand[0], on_demand[1]) if on_demand else None,
+            stored["dataset"],
+            stored["python"],
+            stored["launched_from"],
+            tuple(stored["command_line"]),
+        )
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Two free TCP ports on rank 0's host."""
+
+    master: int  # PyTorch's store, opened by rank 0
+    scheduler: int  # MindSpore's scheduler
+
+
+def make_plan(
+    spec: JobSpec,
+    host: Host,
+    devices: Sequence[Device],
+    *,
+    run_id: str,
+    name: str,
+    created_at: float,
+    run_dir: RunDir,
+    ports: Ports,
+    environment: Mapping[str, str],
+    python: str,
+    launched_from: str,
+    command_line: Sequence[str],
+    dataset: Optional[str] = None,
+    compile_cache: Optional[str] = None,
+) -> RunPlan:
+    """Plan a run of *spec* with one rank on each of *devices*, in their order.
+
+    *environment* is the one the ranks will inherit: what the user set there by hand is left as it is
+    where it only tunes (threads, instruction set, cache), and replaced where it says who a rank is.
+    """
+    size = len(devices)
+    shares = _share_cpus(host.cpus, size)
+    tuning = _tuning(host, environment, threads=max(1, len(host.cpus) // size), compile_cache=compile_cache)
+    ranks = []
+    for rank_id, device in enumerate(devices):
+        folder = "train" if size == 1 else f"train_parallel{rank_id}"
+        variables = {
+            **tuning,
+            **_rendezvous(host, ports, size),
+            "MS_ROLE": "MS_WORKER",
+            "MS_NODE_ID": str(rank_id),
+            "RANK_ID": str(rank_id),
+            "RANK_SIZE": str(size),
+            "DEVICE_ID": str(device.device_id),
+            "DEVICE_NUM": str(size),
+            "RANK": str(rank_id),
+            "LOCAL_RANK": str(rank_id),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(size),
+            "GROUP_RANK": "0",
+            "ASCENDRUN_RUN_NAME": name,
+            "ASCENDRUN_BACKEND": host.backend,
+            "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder(folder)),
+            "ASCENDRUN_PROGRESS": str(run_dir.progress(folder)),
+            **({"ASCENDRUN_DATASET": dataset} if dataset else {}),
+            **spec.environment,
+        }
+        process = ProcessPlan(
+            rank_id,
+            _argv(spec, spec.module, python, host.backend, spec.config, dataset),
+            variables,
+            folder,
+            "train.log",
+            spec.working_directory,
+            shares[rank_id] if shares else None,
+        )
+        ranks.append(Rank(rank_id, host.name, device.device_id, process))
+    eager = spec.framework == "mindspore"
+    scheduler = None
+    if not eager or size > 1:  # one rank of a MindSpore job trains without collectives
+        scheduler = ProcessPlan(
+            None,
+            (python, "-c", _SCHEDULER_PROGRAM),
+            {
+                **_rendezvous(host, ports, size),
+                "MS_ROLE": "MS_SCHED",
+                "MS_NODE_ID": SCHEDULER,
+                "RANK_ID": "0",
+                "RANK_SIZE": str(size),
+                "DEVICE_ID": "0",
+                "OMP_NUM_THREADS": "1",
+                **spec.environment,
+            },
+            SCHEDULER,
+            "scheduler.log",
+        )
+    on_demand = (host.address, ports.scheduler) if scheduler and not eager else None
+    return RunPlan(
+        run_id,
+        name,
+        created_at,
+        spec,
+        host.backend,
+        tuple(ranks),
+        scheduler,
+        on_demand,
+        dataset,
+        python,
+        launched_from,
+        tuple(command_line),
+    )
+
+
+def plan_evaluation(
+    plan: RunPlan,
+    host: Host,
+    *,
+    checkpoints: str,
+    dataset: Optional[str],
+    run_id: str,
+    created_at: float,
+    run_dir: RunDir,
+    environment: Mapping[str, str],
+    compile_cache: Optional[str] = None,
+) -> RunPlan:
+    """Plan the evaluation of *checkpoints* (a file or folder) of the job of *plan*: one process, all CPUs."""
+    spec, evaluation = plan.spec, plan.spec.evaluation
+    assert evaluation is not None, "the caller has checked it"
+    device = plan.ranks[0].device_id
+    config = {**spec.config, **evaluation.config, "checkpoint_path": checkpoints}
+    variables = {
+        **_tuning(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
+        "RANK_ID": "0",
+        "RANK_SIZE": "1",
+        "DEVICE_ID": str(device),
+        "ASCENDRUN_RUN_NAME": plan.name,
+        "ASCENDRUN_BACKEND": host.backend,
+        "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder("eval")),
+        "ASCENDRUN_PROGRESS": str(run_dir.progress("eval")),
+        **spec.environment,
+    }
+    process = ProcessPlan(
+        0, _argv(spec, evaluation.module, plan.python, host.backend, config, dataset), variables, "eval", "eval.log"
+    )
+    return RunPlan(
+        run_id,
+        f"{plan.name}-eval",
+        created_at,
+        spec,
+        host.backend,
+        (Rank(0, host.name, device, process),),
+        None,
+        None,
+        dataset,
+        plan.python,
+        plan.launched_from,
+        (),
+    )
+
+
+def compile_cache_key(spec: JobSpec, size: int, backend: str, versions: Sequence[str]) -> str:
+    """Return a name for the compiled graphs of this job: equal only where the graphs are.
+
+    *versions* names everything besides the job that shapes a graph: the code, MindSpore, Python.
+    Paths are left out: they shape no graph.
+    """
+    import hashlib  # 3 ms that a launch without a compile cache need not spend
+
+    config = {key: value for key, value in spec.config.items() if not key.endswith("_path")}
+    facts = json.dumps([spec.module, config, size, backend, *versions], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+
+def _argv(
+    spec: JobSpec,
+    module: Optional[str],
+    python: str,
+    backend: str,
+    config: Mapping[str, Scalar],
+    dataset: Optional[str],
+) -> "tuple[str, ...]":
+    if module is None:
+        assert spec.command is not None, "a JobSpec has one or the other"
+        return spec.command
+    settings = {key: value for key, value in config.items() if value is not None}
+    if settings.get("device_target") == "auto":
+        settings["device_target"] = _DEVICE_TARGETS[backend]
+    if dataset is not None:
+        settings["dataset_path"] = dataset
+    return (python, "-m", module, *(f"--{key}={_spell(value)}" for key, value in settings.items()))
+
+
+def _spell(value: Scalar) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _rendezvous(host: Host, ports: Ports, size: int) -> "dict[str, str]":
+    """Return what the ranks need to find one another: MindSpore's dynamic cluster and torchrun's names.
+
+    Source: MindSpore, environment variables of the dynamic cluster; PyTorch, torchrun.
+    """
+    return {
+        "MS_WORKER_NUM": str(size),
+        "MS_SCHED_HOST": host.address,
+        "MS_SCHED_PORT": str(ports.scheduler),
+        "MASTER_ADDR": host.address,
+        "MASTER_PORT": str(ports.master),
+    }
+
+
+def _share_cpus(cpus: Sequence[int], size: int) -> "tuple[tuple[int, ...], ...]":
+    """Return *size* equal runs of CPUs; nothing where a rank would get fewer than two.
+
+    A rank on a single CPU is left free to move and only limited in threads: MindSpore's cluster client, confined to
+    one, misses its own 40 ms limit again and again, and takes up to 80 s to join instead of 5.
+    """
+    each = len(cpus) // size
+    if each < 2:
+        return ()
+    return tuple(tuple(cpus[rank * each : (rank + 1) * each]) for rank in range(size))
+
+
+def _tuning(
+    host: Host, environment: Mapping[str, str], *, threads: int, compile_cache: Optional[str]
+) -> "dict[str, str]":
+    """Return the variables that make ranks fast beside one another; what the user has set is left out."""
+    variables = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    if host.backend == "cpu" and "avx512f" in host.cpu_flags:
+        # oneDNN in MindSpore 2.x falls to its reference convolution with AVX-512: 5 times slower than with AVX2.
+        variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    if compile_cache is not None:
+        variables["MS_COMPILER_CACHE_ENABLE"] = "1"
+        variables["MS_COMPILER_CACHE_PATH"] = compile_cache
+    return {name: value for name, value in variables.items() if name not in environment}

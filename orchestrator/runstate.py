@@ -1,0 +1,240 @@
+"""RunState: what the events of a run add up to. The only place that says what happened."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Optional
+
+from orchestrator.plan import RunPlan
+from orchestrator.supervisor import events
+from orchestrator.supervisor.events import Event
+from orchestrator.supervisor.process import signal_name
+
+
+class RankPhase(enum.Enum):
+    """How far a rank is: WAITING -> RUNNING -> SUCCEEDED | FAILED | STOPPED | LOST."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # it ended by itself, and not with 0
+    STOPPED = "stopped"  # it ended after it was told to
+    LOST = "lost"  # it is gone, and nobody recorded how it ended
+
+
+class Outcome(enum.Enum):
+    """What became of a run. FAILED is known at the first failing rank, before its peers are down."""
+
+    NOT_STARTED = "not started"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class RankState:
+    rank_id: int
+    phase: RankPhase = RankPhase.WAITING
+    pid: Optional[int] = None
+    started_at: Optional[float] = None  # s since 1970
+    ended_at: Optional[float] = None
+    started_mono: Optional[float] = None  # monotonic clock of its host
+    ended_mono: Optional[float] = None
+    code: Optional[int] = None
+    signal: Optional[int] = None
+    error: Optional[str] = None
+    tail: tuple[str, ...] = ()  # the last lines of its log, where it failed
+    program_phase: Optional[str] = None  # what the program says it does: compile, train, …
+    latest: Mapping[str, Any] = field(default_factory=dict)  # newest step and figures
+    cpu_s: Optional[float] = None
+    peak_rss_bytes: Optional[int] = None
+
+    def ending(self) -> str:
+        """Say how it ended: `exit code 3`, `SIGKILL`; empty while it has not."""
+        if self.error:
+            return f"could not start: {self.error}"
+        if self.signal is not None:
+            return signal_name(self.signal)
+        if self.code is not None:
+            return f"exit code {self.code}"
+        return "unknown: it and its keeper were killed" if self.phase is RankPhase.LOST else ""
+
+
+@dataclass(frozen=True)
+class RunState:
+    outcome: Outcome
+    finished: bool  # no process of the run is left
+    ranks: tuple[RankState, ...]
+    started_at: Optional[float] = None
+    ended_at: Optional[float] = None
+    duration_s: Optional[float] = None  # by the host's monotonic clock, up to the last event
+    first_failure: Optional[int] = None  # rank that failed first
+    stopping: bool = False
+    stopped_by: Optional[str] = None
+    supervisors_killed: int = 0
+    swept: tuple[int, ...] = ()  # pids of processes that ranks had left behind
+    checkpoints: tuple[Mapping[str, Any], ...] = ()  # path, epoch, step, rank; oldest first
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    last_seq: int = 0
+
+    def rank(self, rank_id: int) -> RankState:
+        return next(rank for rank in self.ranks if rank.rank_id == rank_id)
+
+    def lead(self) -> Mapping[str, Any]:
+        """Return the newest step of the rank that is least far; empty while no rank told of one."""
+        told = [rank.latest for rank in self.ranks if isinstance(rank.latest.get("step"), (int, float))]
+        return min(told, key=_how_far, default={})
+
+
+def _how_far(latest: Mapping[str, Any]) -> "tuple[float, float]":
+    epoch = latest.get("epoch")
+    return (epoch if isinstance(epoch, (int, float)) else 0, latest["step"])
+
+
+def initial_state(plan: RunPlan) -> RunState:
+    return RunState(Outcome.NOT_STARTED, False, tuple(RankState(rank.rank_id) for rank in plan.ranks))
+
+
+def fold(state: RunState, new: Iterable[Event]) -> RunState:
+    """Return *state* after the events *new*, oldest first. Unknown kinds change nothing."""
+    for event in new:
+        if event.seq <= state.last_seq:
+            continue  # told before
+        change = _FOLDS.get(event.kind)
+        state = replace(change(state, event) if change else state, last_seq=event.seq)
+        if state.started_at is not None and not state.finished:
+            state = replace(state, duration_s=_since_start(state, event))
+    return state
+
+
+def _since_start(state: RunState, event: Event) -> float:
+    starts = [rank.started_mono for rank in state.ranks if rank.started_mono is not None]
+    return max(0.0, event.mono - min(starts)) if starts else 0.0
+
+
+def _change_rank(state: RunState, rank_id: Optional[int], **changes: Any) -> RunState:
+    return replace(
+        state, ranks=tuple(replace(rank, **changes) if rank.rank_id == rank_id else rank for rank in state.ranks)
+    )
+
+
+def _run_started(state: RunState, event: Event) -> RunState:
+    return replace(state, outcome=Outcome.RUNNING, started_at=event.at)
+
+
+def _supervisor_adopted(state: RunState, event: Event) -> RunState:
+    return replace(state, supervisors_killed=state.supervisors_killed + 1)
+
+
+def _process_started(state: RunState, event: Event) -> RunState:
+    return _change_rank(
+        state,
+        event.rank,
+        phase=RankPhase.RUNNING,
+        pid=event.data.get("pid"),
+        started_at=event.at,
+        started_mono=event.mono,
+    )
+
+
+def _process_exited(state: RunState, event: Event) -> RunState:
+    if event.rank is None:
+        return state  # the scheduler's end is no rank's end
+    data = event.data
+    if data.get("code") == 0:
+        phase = RankPhase.SUCCEEDED
+    elif state.stopping:
+        phase = RankPhase.STOPPED
+    else:
+        phase = RankPhase.FAILED
+    state = _change_rank(
+        state,
+        event.rank,
+        phase=phase,
+        code=data.get("code"),
+        signal=data.get("signal"),
+        error=data.get("error"),
+        tail=tuple(data.get("tail", ())),
+        ended_at=data.get("at", event.at),
+        ended_mono=data.get("mono", event.mono),
+        cpu_s=data.get("cpu_s"),
+        peak_rss_bytes=data.get("peak_rss_bytes"),
+    )
+    return _failed(state, event.rank) if phase is RankPhase.FAILED else state
+
+
+def _process_lost(state: RunState, event: Event) -> RunState:
+    if event.rank is None:
+        return state
+    state = _change_rank(
+        state,
+        event.rank,
+        phase=RankPhase.LOST,
+        ended_at=event.at,
+        ended_mono=event.mono,
+        tail=tuple(event.data.get("tail", ())),
+    )
+    return state if state.stopping else _failed(state, event.rank)
+
+
+def _failed(state: RunState, rank_id: int) -> RunState:
+    if state.first_failure is not None:
+        return state
+    return replace(state, outcome=Outcome.FAILED, first_failure=rank_id)
+
+
+def _progress(state: RunState, event: Event) -> RunState:
+    told = event.data.get("ranks", {})
+    return replace(
+        state,
+        ranks=tuple(
+            replace(rank, latest={**rank.latest, **told[str(rank.rank_id)]}) if str(rank.rank_id) in told else rank
+            for rank in state.ranks
+        ),
+    )
+
+
+def _phase(state: RunState, event: Event) -> RunState:
+    return _change_rank(state, event.rank, program_phase=event.data.get("phase"))
+
+
+def _checkpoint(state: RunState, event: Event) -> RunState:
+    return replace(state, checkpoints=(*state.checkpoints, {**event.data, "rank": event.rank}))
+
+
+def _evaluation(state: RunState, event: Event) -> RunState:
+    return replace(state, evaluations=(*state.evaluations, {**event.data, "rank": event.rank}))
+
+
+def _stopping(state: RunState, event: Event) -> RunState:
+    return replace(state, stopping=True, stopped_by=event.data.get("by"))
+
+
+def _swept(state: RunState, event: Event) -> RunState:
+    return replace(state, swept=(*state.swept, *event.data.get("pids", ())))
+
+
+def _run_finished(state: RunState, event: Event) -> RunState:
+    outcome = state.outcome
+    if outcome is not Outcome.FAILED:
+        outcome = Outcome.STOPPED if state.stopping else Outcome.SUCCEEDED
+    return replace(state, finished=True, outcome=outcome, ended_at=event.at, duration_s=_since_start(state, event))
+
+
+_FOLDS = {
+    events.RUN_STARTED: _run_started,
+    events.SUPERVISOR_ADOPTED: _supervisor_adopted,
+    events.PROCESS_STARTED: _process_started,
+    events.PROCESS_EXITED: _process_exited,
+    events.PROCESS_LOST: _process_lost,
+    events.PROGRESS: _progress,
+    events.PHASE: _phase,
+    events.CHECKPOINT: _checkpoint,
+    events.EVALUATION: _evaluation,
+    events.STOPPING: _stopping,
+    events.SWEPT: _swept,
+    events.RUN_FINISHED: _run_finished,
+}
