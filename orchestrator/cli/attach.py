@@ -1,0 +1,40 @@
+"""Stay with a run until it ends; Ctrl-C or SIGTERM stops the run, a closed terminal does not."""
+
+from __future__ import annotations
+
+import os
+
+from orchestrator import monitor
+from orchestrator.cli import output
+from orchestrator.cli.interrupts import Interrupts
+from orchestrator.cli.main import INTERRUPTED
+from orchestrator.runstate import Outcome, RunState
+from orchestrator.store import Run
+
+
+def follow_to_end(run: Run, interrupts: Interrupts) -> RunState:
+    """Watch *run* until it is finished, passing interrupts on to it. Raises HostError."""
+    passed_on = 0
+
+    def pass_on(state: RunState) -> None:
+        nonlocal passed_on
+        count = interrupts.count
+        if count > passed_on and not state.finished:
+            os.read(interrupts.wake, 64)
+            first = count == 1
+            monitor.request_stop(run, by=interrupts.last or "a signal", grace_s=None if first else 0.0)
+            passed_on = count
+            if first:
+                output.say(
+                    f"stopping {run.plan.name}: SIGTERM, then SIGKILL after {run.plan.spec.grace_s:g} s "
+                    "(Ctrl-C again: SIGKILL now)"
+                )
+
+    return output.watch(monitor.Follower(run).states(interrupts.wake), pass_on)
+
+
+def exit_code(state: RunState, interrupts: Interrupts) -> int:
+    """Return 0 for a run that succeeded, 130 for one we were asked to stop, 1 for any other end."""
+    if state.outcome is Outcome.SUCCEEDED:
+        return 0
+    return INTERRUPTED if interrupts.count and state.outcome is Outcome.STOPPED else 1

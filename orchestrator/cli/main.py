@@ -1,0 +1,85 @@
+"""`ascendrun`: the group of verbs, and the one place that turns our errors into a line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any, Optional
+
+import click
+
+from orchestrator import __version__
+from orchestrator.errors import AscendrunError, nearest
+
+INTERRUPTED = 130
+
+# Verb -> (module, what the help says of it). Each is imported when it is used, so that help is instant.
+VERBS = {
+    "launch": "Run a job: one process a device, watched until it ends.",
+    "status": "Show the recent runs, or how one run is doing.",
+    "logs": "Print the logs of a run's ranks.",
+    "stop": "End a run, and everything it started.",
+    "eval": "Evaluate the checkpoints of a run.",
+    "collect": "Bring together a run's checkpoints, logs, metrics and results.",
+    "jobs": "List the jobs that come with ascendrun, or print one.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb from `orchestrator.cli.VERB` when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> "list[str]":
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> Optional[click.Command]:
+        if name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{name}").command
+        return command
+
+    def resolve_command(self, ctx: click.Context, args: "list[str]") -> Any:
+        if args and args[0] not in VERBS:
+            ctx.fail(f"no such command '{args[0]}'{nearest(args[0], VERBS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ascendrun")
+def ascendrun() -> None:
+    """Launch, watch, stop and collect training jobs on Huawei Ascend, or on the CPU.
+
+    \b
+      ascendrun launch sknet50 --devices 8 --dataset DIR
+      ascendrun launch --devices 8 -- python my_train.py --lr 0.1
+      ascendrun status
+    """
+
+
+def main() -> None:
+    """Run the command line and exit: 0 fine, 1 the job failed, 2 bad input, 3 host trouble, 130 interrupted."""
+    try:
+        code = ascendrun.main(standalone_mode=False)
+        sys.stdout.flush()
+    except AscendrunError as exc:
+        click.echo(f"ascendrun: {exc}", err=True)
+        code = exc.exit_code
+    except click.exceptions.Abort:
+        click.echo("ascendrun: interrupted", err=True)
+        code = INTERRUPTED
+    except click.ClickException as exc:
+        click.echo(f"ascendrun: {exc.format_message()}" + _where_help_is(exc), err=True)
+        code = exc.exit_code
+    except BrokenPipeError:  # `ascendrun logs | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _where_help_is(exc: click.ClickException) -> str:
+    context = getattr(exc, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""

@@ -1,0 +1,303 @@
+"""JSON and tables on the terminal: the only place that knows how things look."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Optional
+
+import click
+
+from orchestrator.jobspec import JobSpec
+from orchestrator.plan import RunPlan
+from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
+from orchestrator.store import Run
+
+_PLAIN_EVERY_S = 10.0  # how often a run tells of itself where there is no terminal to redraw
+_COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
+
+
+def say(text: str) -> None:
+    """Tell the person something; standard output stays for results."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+
+
+def duration(seconds: Optional[float]) -> str:
+    """Return `1:02:03`, `2:03`, or `-` for what is not known."""
+    if seconds is None:
+        return "-"
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+def size(count: Optional[float]) -> str:
+    """Return bytes as `1.4 GB` (powers of ten), or `-`."""
+    if count is None:
+        return "-"
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            return f"{count:.0f} {unit}" if unit in ("B", "kB") else f"{count:.1f} {unit}"
+        count /= 1000
+    raise AssertionError("the loop returns at its last unit")
+
+
+def number(value: Any, digits: int = 4) -> str:
+    """Return a measured number; `-` where none was told, `nan` where it was told to be none."""
+    return f"{value:.{digits}g}" if isinstance(value, (int, float)) else "-"
+
+
+def of(part: Any, whole: Any) -> str:
+    """Return `3/62`, `3`, or `-`."""
+    if part is None:
+        return "-"
+    return f"{part}/{whole}" if whole is not None else str(part)
+
+
+# ── a run ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def run_as_json(run: Run, state: RunState) -> "dict[str, Any]":
+    """Return what `--json` prints of a run. Fields are only ever added."""
+    return {
+        "run": run.plan.name,
+        "run_id": run.plan.run_id,
+        "job": run.plan.spec.name,
+        "backend": run.plan.backend,
+        "folder": str(run.run_dir.root),
+        "outcome": state.outcome.value,
+        "finished": state.finished,
+        "created_at": run.plan.created_at,
+        "started_at": state.started_at,
+        "ended_at": state.ended_at,
+        "duration_s": state.duration_s,
+        "first_failure": state.first_failure,
+        "stopped_by": state.stopped_by,
+        "supervisors_killed": state.supervisors_killed,
+        "ranks": [{**asdict(rank), "phase": rank.phase.value, "tail": list(rank.tail)} for rank in state.ranks],
+        "checkpoints": list(state.checkpoints),
+        "evaluations": list(state.evaluations),
+    }
+
+
+def show_plan(plan: RunPlan) -> None:
+    """Print what a launch would do."""
+    click.echo(f"run       {plan.name}\nbackend   {plan.backend}\ndataset   {plan.dataset or '-'}")
+    scheduler = "none"
+    if plan.scheduler:
+        address = plan.ranks[0].process.environment
+        scheduler = f"{address['MS_SCHED_HOST']}:{address['MS_SCHED_PORT']}"
+        scheduler += " (when a rank first asks for it)" if plan.scheduler_on_demand else ""
+    click.echo(f"scheduler {scheduler}")
+    for rank in plan.ranks:
+        cpus = ",".join(map(str, rank.process.cpus)) if rank.process.cpus else "all"
+        click.echo(
+            f"\nrank {rank.rank_id} on {rank.host}, device {rank.device_id}, CPUs {cpus}, in {rank.process.folder}/"
+        )
+        click.echo("  " + " ".join(rank.process.argv))
+        for name, value in sorted(rank.process.environment.items()):
+            click.echo(f"  {name}={value}")
+
+
+def show_jobs(specs: Sequence[JobSpec]) -> None:
+    _table(("job", "devices", "what it is"), [[spec.name, str(spec.devices), spec.description] for spec in specs])
+
+
+def show_runs(runs: "Sequence[tuple[Run, RunState]]") -> None:
+    if not runs:
+        click.echo("no runs yet; `ascendrun launch` starts one")
+        return
+    rows = []
+    for run, state in runs:
+        lead = state.lead()
+        rows.append(
+            [
+                run.plan.name,
+                _coloured(state.outcome.value),
+                str(len(run.plan.ranks)),
+                of(lead.get("epoch"), lead.get("epochs")),
+                number(lead.get("loss")),
+                duration(state.duration_s),
+                _when(run.plan.created_at),
+            ]
+        )
+    _table(("run", "outcome", "ranks", "epoch", "loss", "time", "started"), rows)
+
+
+def show_run(run: Run, state: RunState) -> None:
+    """Print a run: its outcome, then a line for each rank, then what is worth knowing."""
+    click.echo(f"{run.plan.name}: {click.style(headline(state), fg=_COLOURS.get(state.outcome.value))}")
+    spent = duration(state.duration_s)
+    click.echo(f"job {run.plan.spec.name}, {ranks(run)} on {run.plan.backend}, {spent}, in {run.run_dir.root}")
+    rows = []
+    for rank in state.ranks:
+        latest = rank.latest
+        rows.append(
+            [
+                str(rank.rank_id),
+                _coloured(_rank_word(rank)),
+                str(rank.pid or "-"),
+                of(latest.get("epoch"), latest.get("epochs")),
+                of(latest.get("step"), latest.get("steps")),
+                number(latest.get("loss")),
+                _seconds(latest.get("step_s")),
+                number(latest.get("images_per_s")),
+                f"{latest['cpu_percent']:.0f}%" if "cpu_percent" in latest and rank.phase is RankPhase.RUNNING else "-",
+                size(latest.get("rss_bytes") if rank.phase is RankPhase.RUNNING else rank.peak_rss_bytes),
+            ]
+        )
+    _table(("rank", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory"), rows)
+    if state.checkpoints:
+        last = state.checkpoints[-1]
+        click.echo(
+            f"last checkpoint: {last.get('path')} (epoch {last.get('epoch', '-')}, step {last.get('step', '-')})"
+        )
+    for evaluation in state.evaluations:
+        show_evaluation(evaluation)
+    if state.supervisors_killed:
+        times = "once" if state.supervisors_killed == 1 else f"{state.supervisors_killed} times"
+        click.echo(f"the supervisor of this run was killed {times}; another took over, the ranks ran on")
+    if state.swept:
+        click.echo(f"processes that ranks had left behind were ended: pid {', '.join(map(str, state.swept))}")
+    show_failure(run, state)
+
+
+def headline(state: RunState) -> str:
+    """Return the outcome in a few words: `failed: rank 3 exit code 3`."""
+    if state.first_failure is not None:
+        return f"failed: rank {state.first_failure}, {state.rank(state.first_failure).ending()}"
+    if state.outcome is Outcome.STOPPED and state.stopped_by:
+        return f"stopped by {state.stopped_by}"
+    if state.stopping and not state.finished:
+        return "stopping"
+    return state.outcome.value
+
+
+def ranks(run: Run) -> str:
+    return f"{len(run.plan.ranks)} rank{'s' * (len(run.plan.ranks) > 1)}"
+
+
+def show_failure(run: Run, state: RunState) -> None:
+    """Print which rank failed first, how, and the last lines it logged; nothing for a run that did not fail."""
+    if state.first_failure is None:
+        return
+    rank = state.rank(state.first_failure)
+    process = run.plan.ranks[rank.rank_id].process
+    click.echo(
+        f"rank {rank.rank_id} failed first: {rank.ending()}"
+        + (
+            f", after {duration(rank.ended_mono - rank.started_mono)}"
+            if rank.ended_mono is not None and rank.started_mono is not None
+            else ""
+        )
+    )
+    for line in rank.tail:
+        click.echo(f"  [rank {rank.rank_id}] {line}")
+    click.echo(f"  whole log: {run.run_dir.log(process.folder, process.log)}")
+
+
+def show_evaluation(evaluation: Mapping[str, Any]) -> None:
+    """Print one result the way the field writes it."""
+    scores = {key: evaluation[key] for key in ("top_5_accuracy", "top_1_accuracy") if key in evaluation}
+    click.echo(f"result: {scores} ckpt={evaluation.get('checkpoint')}")
+
+
+def _rank_word(rank: RankState) -> str:
+    if rank.phase is RankPhase.RUNNING:
+        return rank.program_phase or "running"
+    if rank.phase in (RankPhase.FAILED, RankPhase.STOPPED):
+        return f"{rank.phase.value} ({rank.ending()})"
+    return str(rank.phase.value)
+
+
+def _coloured(word: str) -> "tuple[str, Optional[str]]":
+    return word, _COLOURS.get(word.split(" ")[0])
+
+
+def _seconds(value: Any) -> str:
+    return f"{value:.3f} s" if isinstance(value, (int, float)) else "-"
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _table(heads: Sequence[str], rows: "Iterable[Sequence[Any]]") -> None:
+    from rich.console import Console  # 80 ms, which most verbs need not spend
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold", no_wrap=False)
+    for row in rows:
+        table.add_row(*(Text(cell[0], style=cell[1] or "") if isinstance(cell, tuple) else Text(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 200  # a pipe has no width; a table must not be cut for it
+    Console(width=width, highlight=False).print(table)
+
+
+# ── a run that goes on ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def progress_line(state: RunState) -> str:
+    """Return where a run is, in one line: epoch, step, loss, images/s, time left."""
+    lead = state.lead()
+    parts = [f"{sum(rank.phase is RankPhase.RUNNING for rank in state.ranks)}/{len(state.ranks)} ranks"]
+    if lead:
+        parts += [
+            f"epoch {of(lead.get('epoch'), lead.get('epochs'))}",
+            f"step {of(lead.get('step'), lead.get('steps'))}",
+            f"loss {number(lead.get('loss'))}",
+        ]
+        if lead.get("images_per_s") is not None:
+            parts.append(f"{number(lead['images_per_s'])} images/s")
+        left_s = _time_left_s(lead)
+        if left_s is not None:
+            parts.append(f"{duration(left_s)} left")
+    else:
+        phases = sorted({rank.program_phase for rank in state.ranks if rank.program_phase})
+        parts.append(", ".join(phases) if phases else "starting")
+    return "stopping  " + parts[0] if state.stopping else "  ".join(parts)
+
+
+def _time_left_s(lead: Mapping[str, Any]) -> Optional[float]:
+    try:
+        done = (lead["epoch"] - 1) * lead["steps"] + lead["step"]
+        return float((lead["epochs"] * lead["steps"] - done) * lead["step_s"])
+    except (KeyError, TypeError):
+        return None
+
+
+def watch(states: Iterable[RunState], on_state: Callable[[RunState], None]) -> RunState:
+    """Show the run while it goes on and return its last state: a live line, or plain lines in a pipe.
+
+    *on_state* is called with each state, after it was shown.
+    """
+    state = None
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+            for state in states:
+                live.update(Text(progress_line(state), no_wrap=True, overflow="ellipsis"), refresh=True)
+                on_state(state)
+    else:
+        told, told_at = "", 0.0
+        for state in states:
+            line = progress_line(state)
+            due = time.monotonic() - told_at >= _PLAIN_EVERY_S or (state.stopping and "stopping" not in told)
+            if line != told and due and not state.finished:
+                say(line)
+                told, told_at = line, time.monotonic()
+            on_state(state)
+    assert state is not None, "states() yields at least once"
+    return state

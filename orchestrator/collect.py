@@ -1,0 +1,175 @@
+"""Bring together what a run produced, with a manifest that proves it whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from orchestrator.errors import AscendrunError, RunDirError
+from orchestrator.monitor import Follower, current_state
+from orchestrator.store import Run
+from orchestrator.supervisor.rundir import PLAN, write_atomically
+
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+MANIFEST_VERSION = 1
+_BLOCK = 1 << 20
+_KINDS = {".ckpt": "checkpoint", ".safetensors": "checkpoint", ".log": "log", ".jsonl": "metrics", ".json": "record"}
+_SKIPPED = (".lock", ".pid", ".tmp")  # of use only while the run goes on; or a checkpoint half written
+
+
+@dataclass(frozen=True)
+class CollectedFile:
+    path: str  # below the collected folder
+    kind: str  # checkpoint | log | metrics | record | other
+    size: int  # bytes
+    sha256: str
+    copied: bool  # False: it was there already, unchanged
+
+
+def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]") -> "list[CollectedFile]":
+    """Copy checkpoints, logs, metrics and evaluation results of *run* below *destination*.
+
+    Each file appears under its name only when it is whole. Unchanged files are not copied again. Files
+    of MindSpore's scheduler and of our own supervisor come along: they explain what went wrong.
+    Raises RunDirError where *destination* cannot be written or holds another run.
+    """
+    state = current_state(run)
+    _refuse_foreign(run, destination)
+    collected = []
+    try:
+        destination.mkdir(parents=True, exist_ok=True)
+        for source in _files(run.run_dir.root):
+            relative = source.relative_to(run.run_dir.root)
+            try:
+                file = _copy(source, destination / relative, str(relative))
+            except FileNotFoundError:
+                continue  # a checkpoint that the run replaced by a newer one just now
+            collected.append(file)
+            tell(file)
+        write_atomically(
+            destination / MANIFEST,
+            json.dumps(
+                {
+                    "version": MANIFEST_VERSION,
+                    "run": run.plan.name,
+                    "run_id": run.plan.run_id,
+                    "job": run.plan.spec.name,
+                    "outcome": state.outcome.value,
+                    "finished": state.finished,
+                    "collected_at": time.time(),
+                    "backend": run.plan.backend,
+                    "ranks": len(run.plan.ranks),
+                    "hosts": sorted({rank.host for rank in run.plan.ranks}),
+                    "dataset": run.plan.dataset,
+                    "command_line": run.plan.command_line,
+                    "evaluations": evaluations(run),
+                    "files": [
+                        {key: value for key, value in asdict(file).items() if key != "copied"} for file in collected
+                    ],
+                },
+                indent=1,
+            )
+            + "\n",
+        )
+        write_atomically(destination / SUMS, "".join(_sum_line(file) for file in collected))
+    except OSError as exc:
+        raise RunDirError(
+            f"cannot collect into {destination}: {exc.filename or ''}: {exc.strerror}; what was copied "
+            "stays, and a second `collect` goes on from there"
+        ) from exc
+    return collected
+
+
+def evaluations(run: Run) -> "list[dict[str, object]]":
+    """Return the results of every evaluation of *run*, oldest first."""
+    found = [dict(result) for result in Follower(run).state().evaluations]
+    if run.run_dir.evals.is_dir():
+        for folder in sorted(run.run_dir.evals.iterdir()):
+            try:
+                found.extend(dict(result) for result in Follower(Run.read(folder)).state().evaluations)
+            except AscendrunError:
+                continue  # an evaluation that never began
+    return found
+
+
+def _sum_line(file: CollectedFile) -> str:
+    """Return a line as sha256sum(1) writes it: it marks names that it had to escape by a leading backslash."""
+    name = file.path.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    return f"{'' if name == file.path else chr(92)}{file.sha256}  {name}\n"
+
+
+def _refuse_foreign(run: Run, destination: Path) -> None:
+    root, target = run.run_dir.root.resolve(), destination.resolve()
+    if root == target or root in target.parents:
+        raise RunDirError(f"{destination} lies in the run's own folder; choose another -o DIR")
+    try:
+        other = json.loads((destination / MANIFEST).read_bytes()).get("run_id")
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as exc:
+        raise RunDirError(f"{destination}: not a folder") from exc
+    except (OSError, ValueError, AttributeError) as exc:
+        raise RunDirError(f"{destination / MANIFEST}: not readable ({exc}); choose another -o DIR") from exc
+    if other != run.plan.run_id:
+        raise RunDirError(f"{destination} holds the run {other}; choose another -o DIR")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield the regular files of a run, the plan first; links are not followed out of it."""
+    yield root / PLAN
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(folder) / name
+            hidden = name.startswith(".") or name == "host_plan.json" or path == root / PLAN
+            if not hidden and path.suffix not in _SKIPPED and path.is_file() and not path.is_symlink():
+                yield path
+
+
+def _copy(source: Path, target: Path, name: str) -> CollectedFile:
+    kind = _KINDS.get(source.suffix, "other")
+    # One open file is hashed or copied to its end as of now: a log may grow meanwhile, a checkpoint be replaced.
+    with source.open("rb") as reader:
+        stat = os.fstat(reader.fileno())
+        if target.is_file() and target.stat().st_size == stat.st_size:
+            digest = _digest(reader, stat.st_size)
+            if digest == _digest_of(target):
+                return CollectedFile(name, kind, stat.st_size, digest, copied=False)
+            reader.seek(0)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        try:
+            with os.fdopen(handle, "wb") as writer:
+                digest = _digest(reader, stat.st_size, writer.write)
+                size = writer.tell()
+                os.fchmod(writer.fileno(), stat.st_mode & 0o777 | 0o200)
+            os.utime(temporary, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+            os.replace(temporary, target)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    return CollectedFile(name, kind, size, digest, copied=True)
+
+
+def _digest(reader: BinaryIO, size: int, write: "Optional[Callable[[bytes], object]]" = None) -> str:
+    """Hash the next *size* bytes of an open file, and hand them to *write*."""
+    digest = hashlib.sha256()
+    while size > 0 and (block := reader.read(min(_BLOCK, size))):
+        digest.update(block)
+        if write is not None:
+            write(block)
+        size -= len(block)
+    return digest.hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return _digest(file, os.fstat(file.fileno()).st_size)

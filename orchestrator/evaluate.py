@@ -1,0 +1,93 @@
+"""Evaluate checkpoints: of a run, a file, or a folder of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Optional
+
+from orchestrator.datasets import check_dataset
+from orchestrator.errors import RunDirError, RunNotFoundError, SpecError
+from orchestrator.launch import compile_cache, write_run
+from orchestrator.monitor import Follower
+from orchestrator.plan import RunPlan, plan_evaluation
+from orchestrator.store import Run, Store
+from orchestrator.supervisor.rundir import PLAN, RunDir
+from orchestrator.transport import local
+
+CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
+
+
+def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, environment: Mapping[str, str]) -> Run:
+    """Start the evaluation of a run (None: the newest), a checkpoint or a folder of checkpoints.
+
+    It is a run of one process, in the folder `evals/` of the run that the checkpoints come from.
+    Raises UserError or HostError; nothing is started then.
+    """
+    run, checkpoints = _resolve(what, store)
+    spec = run.plan.spec
+    if spec.evaluation is None:
+        raise SpecError(f"the job {spec.name} names no `evaluation:` module, so its checkpoints cannot be evaluated")
+    dataset = dataset or run.plan.dataset
+    if dataset is None:
+        raise SpecError("evaluation needs --dataset DIR")
+    folder = Path(dataset).expanduser().absolute()
+    if spec.dataset is not None:
+        check_dataset(spec.dataset.layout, folder)
+    stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
+    run_dir = RunDir(run.run_dir.evals / stamp)
+    plan: RunPlan = plan_evaluation(
+        run.plan,
+        local.this_host(run.plan.backend),
+        checkpoints=str(checkpoints),
+        dataset=str(folder),
+        run_id=f"{run.plan.run_id}-eval-{stamp}",
+        created_at=time.time(),
+        run_dir=run_dir,
+        environment=environment,
+        compile_cache=compile_cache(replace(spec, module=spec.evaluation.module), 1, run.plan.backend),
+    )
+    evaluation = Run(plan, run_dir)
+    try:
+        run_dir.root.mkdir(parents=True)
+        write_run(evaluation)
+    except OSError as exc:
+        raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
+    local.start_supervisor(run_dir)
+    return evaluation
+
+
+def _resolve(what: Optional[str], store: Store) -> "tuple[Run, Path]":
+    """Return the run that *what* belongs to, and the checkpoint or folder to evaluate."""
+    path = Path(what).expanduser().absolute() if what is not None else None
+    if path is not None and (path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and not (path / PLAN).exists())):
+        if not path.exists():
+            raise RunNotFoundError(f"{what}: no such checkpoint")
+        if path.is_dir() and not _has_checkpoints(path):
+            raise RunNotFoundError(f"{what}: no checkpoint in this folder (*{', *'.join(CHECKPOINT_SUFFIXES)})")
+        for folder in path.parents:
+            if (folder / PLAN).exists():
+                return Run.read(folder), path
+        raise RunNotFoundError(
+            f"{what}: it lies in no run and no collected folder, so its job is not known; "
+            "evaluate it where it was trained or collected"
+        )
+    run = store.find(what)
+    told = [Path(str(checkpoint["path"])) for checkpoint in Follower(run).state().checkpoints if "path" in checkpoint]
+    folders = [path.parent for path in told if path.exists()]
+    if not folders:  # a collected folder, or a program that does not tell of its checkpoints
+        folders = sorted(
+            {path.parent for suffix in CHECKPOINT_SUFFIXES for path in run.run_dir.root.rglob(f"*{suffix}")}
+        )
+    if not folders:
+        raise RunNotFoundError(
+            f"run {run.plan.name} has no checkpoint to evaluate; `ascendrun status {run.plan.name}` tells how far it is"
+        )
+    return run, folders[0]
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any(name.endswith(CHECKPOINT_SUFFIXES) for name in os.listdir(folder))

@@ -1,0 +1,52 @@
+"""The job files that come with ascendrun, and those of the user."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.errors import SpecError, nearest
+from orchestrator.jobspec import JobSpec
+
+_SUFFIXES = (".yaml", ".yml")
+_MOST_BYTES = 64 << 10  # a job file is a page of text
+
+
+def builtin_names() -> "list[str]":
+    """Return the names of the jobs in `jobs/`, in alphabetical order."""
+    from importlib import resources
+
+    return sorted(
+        file.name[: -len(".yaml")]
+        for file in resources.files("orchestrator.jobs").iterdir()
+        if file.name.endswith(".yaml")
+    )
+
+
+def read_text(job: str) -> "tuple[str, str]":
+    """Return the text of *job*, a built-in name or a path, and what to call it in messages.
+
+    Raises SpecError.
+    """
+    from importlib import resources
+
+    if job in builtin_names():
+        return resources.files("orchestrator.jobs").joinpath(f"{job}.yaml").read_text(encoding="utf-8"), job
+    path = Path(job).expanduser()
+    if path.suffix not in _SUFFIXES and not path.is_file():
+        raise SpecError(f"no job named '{job}'{nearest(job, builtin_names())}")
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+    except OSError as exc:
+        raise SpecError(f"{job}: {exc.strerror}") from exc
+    if len(content) > _MOST_BYTES:
+        raise SpecError(f"{job}: larger than 64 KiB; this is no job file")
+    try:
+        return content.decode("utf-8"), job
+    except UnicodeDecodeError as exc:
+        raise SpecError(f"{job}: not UTF-8 text (byte {exc.start})") from exc
+
+
+def load(job: str) -> JobSpec:
+    """Return the job of that name or in that file. Raises SpecError."""
+    return JobSpec.parse(*read_text(job))

@@ -1,0 +1,193 @@
+"""Start a run on this machine: check, plan, write, hand over to a supervisor."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Optional
+
+from orchestrator.datasets import check_dataset
+from orchestrator.errors import HostError, NameTakenError, RunDirError, SpecError
+from orchestrator.inventory import select_devices
+from orchestrator.jobspec import JobSpec, check_name
+from orchestrator.plan import Ports, RunPlan, compile_cache_key, make_plan
+from orchestrator.store import Run, Store
+from orchestrator.supervisor.rundir import RunDir, write_atomically
+from orchestrator.transport import local
+
+
+@dataclasses.dataclass(frozen=True)
+class LaunchRequest:
+    """What `ascendrun launch` was asked for, beside the job itself."""
+
+    devices: Optional[str] = None  # None: as the job says
+    backend: Optional[str] = None  # None: as the job says
+    dataset: Optional[str] = None
+    name: Optional[str] = None  # None: made from the job's name and the time
+    run_dir: str = "runs"  # the folder in which the run gets its own
+    master_port: Optional[int] = None  # None: free ones; else this one and the next
+    command_line: tuple[str, ...] = ()
+
+
+def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str]) -> RunPlan:
+    """Check everything that can be known beforehand, and return the plan. Nothing is written.
+
+    Raises UserError or HostError naming what is wrong.
+    """
+    host = local.this_host(request.backend or spec.backend)
+    devices = select_devices(str(spec.devices) if request.devices is None else request.devices, host.devices)
+    dataset = _check_dataset(spec, request.dataset)
+    _check_program(spec, environment)
+    now = time.time()
+    name = request.name or f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    check_name(name, "--name")
+    return make_plan(
+        spec,
+        host,
+        devices,
+        run_id=f"{name}-{os.urandom(4).hex()}",
+        name=name,
+        created_at=now,
+        run_dir=RunDir(_folder(request, name)),
+        ports=_ports(request.master_port),
+        environment=environment,
+        python=sys.executable,
+        launched_from=os.getcwd(),
+        command_line=request.command_line,
+        dataset=dataset,
+        compile_cache=compile_cache(spec, len(devices), host.backend),
+    )
+
+
+def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str], store: Store) -> Run:
+    """Start a run: make its folder, write what the host needs, start its supervisor.
+
+    Raises UserError or HostError; nothing runs and nothing is left behind then.
+    """
+    named = request
+    for attempt in itertools.count(2):
+        plan = prepare(spec, named, environment)
+        root = _folder(named, plan.name)
+        try:
+            store.add(plan.name, root)
+            break
+        except NameTakenError:
+            if request.name is not None:
+                raise
+            # another launch of this second took the name that we made up
+            named = dataclasses.replace(request, name=f"{plan.name.partition('.')[0]}.{attempt}")
+    run = Run(plan, RunDir(root))
+    try:
+        write_run(run)
+        local.start_supervisor(run.run_dir)
+    except OSError as exc:
+        store.forget(plan.name, root)
+        raise RunDirError(f"cannot write the run folder {root}: {exc.strerror}; choose another --run-dir") from exc
+    except BaseException:
+        if not run.run_dir.journal.exists():  # else ranks may be running in it
+            store.forget(plan.name, root)
+        raise
+    return run
+
+
+def write_run(run: Run) -> None:
+    """Write all that a supervisor needs into the existing, empty folder of *run*. Raises OSError."""
+    host_plan = run.plan.host_plan()
+    run.run_dir.make_folders([process.folder for process in host_plan.processes])
+    # 0600: the environment that a job gives its ranks may hold secrets
+    write_atomically(run.run_dir.host_plan, host_plan.to_json(), mode=0o600)
+    write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
+
+
+def _folder(request: LaunchRequest, name: str) -> Path:
+    return Path(request.run_dir).expanduser().absolute() / name
+
+
+def compile_cache(spec: JobSpec, size: int, backend: str) -> Optional[str]:
+    """Return the folder for the compiled graphs of this very job, code and MindSpore; None: it wants none."""
+    if not spec.compile_cache or spec.module is None:
+        return None
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        mindspore = version("mindspore")
+    except PackageNotFoundError:
+        mindspore = "none"
+    versions = (_code_digest(spec.module), mindspore, sys.version)
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(home, "ascendrun", "graphs", compile_cache_key(spec, size, backend, versions))
+
+
+def _code_digest(module: str) -> str:
+    """Return the SHA-256 of the Python files of the package that *module* belongs to."""
+    import hashlib
+    import importlib.util
+
+    digest = hashlib.sha256()
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        for file in sorted(Path(folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(folder)}\0".encode())
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _check_dataset(spec: JobSpec, dataset: Optional[str]) -> Optional[str]:
+    if dataset is None:
+        if spec.dataset is not None:
+            raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
+        return None
+    folder = Path(dataset).expanduser().absolute()
+    if spec.dataset is not None:
+        check_dataset(spec.dataset.layout, folder)
+    elif not folder.exists():
+        raise SpecError(f"--dataset {dataset}: no such file or folder")
+    return str(folder)
+
+
+def _check_program(spec: JobSpec, environment: Mapping[str, str]) -> None:
+    import importlib.util
+    import shutil
+
+    if spec.command is not None:
+        program = spec.command[0]
+        where = os.path.join(spec.working_directory or os.getcwd(), program) if os.sep in program else program
+        if spec.working_directory is not None and not os.path.isdir(spec.working_directory):
+            raise SpecError(f"working_directory {spec.working_directory}: no such folder")
+        if shutil.which(where, path=environment.get("PATH", os.defpath)) is None:
+            raise SpecError(
+                f"cannot run '{program}': no such program"
+                + (" in PATH" if os.sep not in program else f" (looked for {where})")
+            )
+    else:
+        assert spec.module is not None, "a JobSpec has one or the other"
+        if importlib.util.find_spec(spec.module.partition(".")[0]) is None:
+            raise SpecError(f"module {spec.module}: not installed for {sys.executable}")
+    if spec.framework == "mindspore" and importlib.util.find_spec("mindspore") is None:
+        raise HostError(
+            f"MindSpore is not installed for {sys.executable}: pip install 'ascendrun[cpu]' "
+            "(with CANN on an Ascend host: 'ascendrun[ascend]')"
+        )
+
+
+def _ports(master: Optional[int]) -> Ports:
+    if master is None:
+        return Ports(*local.free_ports(2))
+    for port in (master, master + 1):
+        if not local.is_port_free(port):
+            raise SpecError(
+                f"--master-port {master}: port {port} is in use on this host"
+                + (" (the port after it is MindSpore's scheduler's)" if port != master else "")
+                + "; leave the option away and free ones are chosen"
+            )
+    return Ports(master, master + 1)
+
+
+def job_for_command(argv: Sequence[str]) -> JobSpec:
+    """Return the job of `launch -- PROGRAM ARGUMENTS`: it runs where the user stands, as with msrun."""
+    return JobSpec.for_command(argv, os.getcwd())

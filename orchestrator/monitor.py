@@ -1,0 +1,95 @@
+"""Watch a run: follow its journal, see that it is supervised, ask it to stop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Optional
+
+from orchestrator.runstate import Outcome, RunState, fold, initial_state
+from orchestrator.store import Run
+from orchestrator.supervisor.journal import read_events
+from orchestrator.supervisor.linux import Watcher
+from orchestrator.supervisor.main import supervisor_identity
+from orchestrator.supervisor.rundir import write_atomically
+from orchestrator.transport import local
+
+_LOOK_EVERY_S = 1.0  # even without news: the supervisor itself may have been killed
+_SETTLE_S = 2.0
+
+
+class Follower:
+    """Folds the journal of a run as it grows."""
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._state = initial_state(run.plan)
+        self._offset = 0
+
+    def state(self) -> RunState:
+        """Return the state as of now."""
+        events, self._offset = read_events(self.run.run_dir.journal, self._offset)
+        self._state = fold(self._state, events)
+        return self._state
+
+    def states(self, *wake: int) -> Iterator[RunState]:
+        """Yield the state now, at each news and at least each second, until the run is finished.
+
+        A file descriptor in *wake* that becomes readable counts as news.
+        Where the supervisor was killed another one is started. Raises HostError where that fails.
+        """
+        watcher = Watcher()
+        watcher.add(self.run.run_dir.root)
+        try:
+            while True:
+                state = self.state()
+                yield state
+                if state.finished:
+                    return
+                ensure_supervised(self.run, state)
+                watcher.wait(_LOOK_EVERY_S, *wake)
+        finally:
+            watcher.close()
+
+
+def ensure_supervised(run: Run, state: RunState) -> bool:
+    """Start a supervisor where a run under way has lost its own; tell whether one was needed.
+
+    Raises HostError where it cannot be started.
+    """
+    if state.finished or state.outcome is Outcome.NOT_STARTED:
+        return False
+    identity = supervisor_identity(run.run_dir)
+    if identity is not None and identity.is_alive():
+        return False
+    if Follower(run).state().finished:  # it ended between the two looks
+        return False
+    local.start_supervisor(run.run_dir)
+    return True
+
+
+def current_state(run: Run) -> RunState:
+    """Return the state of *run*, after seeing to it that somebody watches over it.
+
+    Raises HostError where a supervisor is needed and cannot be started.
+    """
+    follower = Follower(run)
+    state = follower.state()
+    if ensure_supervised(run, state):
+        deadline = time.monotonic() + _SETTLE_S
+        for state in follower.states():
+            all_ended = all(rank.ending() or rank.ended_at is not None for rank in state.ranks)
+            if not all_ended or time.monotonic() > deadline:
+                break
+    return state
+
+
+def request_stop(run: Run, *, by: str, grace_s: Optional[float] = None) -> None:
+    """Ask the supervisor of *run* to end it; a run that lost its supervisor gets one that does.
+
+    *grace_s* None: as the job says. Raises HostError or OSError.
+    """
+    grace_s = run.plan.spec.grace_s if grace_s is None else grace_s
+    write_atomically(run.run_dir.stop_request, json.dumps({"grace_s": grace_s, "by": by}))
+    ensure_supervised(run, Follower(run).state())
