@@ -1,0 +1,49 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything they need they make themselves.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+# The first Python of 3.10 to 3.12 that runs; `make PYTHON=...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+            $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+DATASET ?=
+RUN    := demo-$(shell date +%Y%m%d-%H%M%S)
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   train, evaluate and collect SKNet50 on two CPU ranks (DATASET=DIR: on your own CIFAR-10)"
+	@echo "make test   all tests"
+	@echo "make lint   ruff and mypy"
+	@echo "make bench  start-up and step time beside msrun, torchrun and a shell loop (some minutes)"
+	@echo "make clean  remove what these commands made, but no runs"
+
+$(VENV)/.for-%: setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "ascendrun needs Python 3.10, 3.11 or 3.12: make PYTHON=/path/to/python3.11 $*" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[cpu$(if $(filter demo,$*),,$(if $(filter bench,$*),$(comma)bench,$(comma)test))]'
+	@touch $@
+
+comma := ,
+
+demo: $(VENV)/.for-demo
+	$(if $(DATASET),,$(BIN)/python -m sknet.sample demo-data $(SAMPLE))
+	$(BIN)/ascendrun launch sknet50-cpu --devices 2 --dataset '$(or $(DATASET),demo-data)' --name $(RUN)
+	$(BIN)/ascendrun eval $(RUN)
+	$(BIN)/ascendrun collect $(RUN)
+
+SAMPLE := --train 512 --test 200
+
+test: $(VENV)/.for-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.for-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.for-bench
+	$(BIN)/python bench/startup.py
+	$(BIN)/python bench/step.py
+
+clean:
+	rm -rf $(VENV) demo-data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
