@@ -16,6 +16,7 @@ from orchestrator.plan import RunPlan
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
 from orchestrator.store import Run
 
+_PIPE_WIDTH = 200  # columns: a pipe has no width, and a table must not be cut for it
 _PLAIN_EVERY_S = 10.0  # how often a run tells of itself where there is no terminal to redraw
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
 
@@ -128,7 +129,7 @@ def show_runs(runs: "Sequence[tuple[Run, RunState]]") -> None:
                 _when(run.plan.created_at),
             ]
         )
-    _table(("run", "outcome", "ranks", "epoch", "loss", "time", "started"), rows)
+    _table(("run", "outcome", "ranks", "epoch", "loss", "time", "started"), rows, drop=("started", "ranks", "time"))
 
 
 def show_run(run: Run, state: RunState) -> None:
@@ -153,7 +154,8 @@ def show_run(run: Run, state: RunState) -> None:
                 size(latest.get("rss_bytes") if rank.phase is RankPhase.RUNNING else rank.peak_rss_bytes),
             ]
         )
-    _table(("rank", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory"), rows)
+    heads = ("rank", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory")
+    _table(heads, rows, drop=("pid", "memory", "CPU", "step time", "images/s"))
     if state.checkpoints:
         last = state.checkpoints[-1]
         click.echo(
@@ -229,18 +231,28 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _table(heads: Sequence[str], rows: "Iterable[Sequence[Any]]") -> None:
+def _table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence[str] = ()) -> None:
+    """Print a table. Columns without a single value are left out, and in a narrow terminal those of *drop* too."""
     from rich.console import Console  # 80 ms, which most verbs need not spend
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold", show_edge=False)
-    for head in heads:
-        table.add_column(head, overflow="fold", no_wrap=False)
-    for row in rows:
-        table.add_row(*(Text(cell[0], style=cell[1] or "") if isinstance(cell, tuple) else Text(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 200  # a pipe has no width; a table must not be cut for it
-    Console(width=width, highlight=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    cells = [[cell if isinstance(cell, tuple) else (cell, None) for cell in row] for row in rows]
+    widths = {
+        head: max(len(head), *(len(row[column][0]) for row in cells))
+        for column, head in enumerate(heads)
+        if any(row[column][0] != "-" for row in cells)
+    }
+    for head in drop:
+        if sum(widths.values()) + 2 * len(widths) > console.width:
+            widths.pop(head, None)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for head in widths:
+        table.add_column(head, overflow="fold")
+    for row in cells:
+        table.add_row(*(Text(text, style=style or "") for head, (text, style) in zip(heads, row) if head in widths))
+    console.print(table)
 
 
 # ── a run that goes on ─────────────────────────────────────────────────────────────────────────────────────
