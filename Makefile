@@ -31,7 +31,7 @@ demo: $(VENV)/.for-demo
 	$(BIN)/ascendrun eval $(RUN)
 	$(BIN)/ascendrun collect $(RUN)
 
-SAMPLE := --train 512 --test 200
+SAMPLE := --train 384 --test 200
 
 test: $(VENV)/.for-test lint
 	$(BIN)/python -m pytest

@@ -1,20 +1,20 @@
-"""The keeper: starts one process, waits for it, and writes to disk how it ended.
+"""The keeper: starts processes, waits for them, and writes to disk how they ended.
 
 It is forked from the supervisor and lives in a session of its own, so it outlives the supervisor and
-whatever ends the rank. It owns nothing but the two files `started` and `exited` of its process.
-A shell wrapper would do the same but for one thing: it cannot tell exit code 137 from SIGKILL.
+whatever ends its ranks. It owns nothing but the files `started` and `exited` of its processes.
+A shell wrapper for each rank would do the same but for one thing: it cannot tell exit code 137 from SIGKILL.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import resource
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, NoReturn, Optional
+from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence
 
 from orchestrator.supervisor.hostplan import ProcessPlan
 from orchestrator.supervisor.linux import become_subreaper, set_title
@@ -23,93 +23,101 @@ from orchestrator.supervisor.rundir import RunDir, write_atomically
 
 _SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
 _DISK_RETRY_S = 1.0
+_DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # a keeper ends with its rank, not before
 
 
-def start_keeper(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> int:
-    """Fork the keeper of *plan* and return its pid. What follows is told by the files it writes."""
+def start_keeper(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> int:
+    """Fork a keeper that starts *plans*; return its pid. What follows is told by the files it writes.
+
+    Raises OSError where this user may have no more processes.
+    """
     pid = os.fork()
     if pid == 0:
         try:
-            _keep(run_dir, plan, run_id)
+            _keep(run_dir, plans, run_id)
         except BaseException as exc:  # nothing may escape into the supervisor's code in this fork
-            os.write(2, f"keeper of {plan.name}: {exc!r}\n".encode())
+            os.write(2, f"keeper: {exc!r}\n".encode())
         os._exit(1)
     return pid
 
 
-def _keep(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> NoReturn:
+def _keep(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> NoReturn:
+    gc.disable()  # a collection would touch, and so copy, every page that is shared with the supervisor
     os.setsid()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+    for number in _DEAF_TO:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
     _close_from(3)  # the supervisor's journal and lock among them
     become_subreaper()
-    failure_read, failure_write = os.pipe()  # closed by a good exec; carries the reason of a bad one
-    pid = os.fork()
-    if pid == 0:
-        _become(run_dir, plan, run_id, failure_write)
-    os.close(failure_write)
-    identity = Identity.of(pid)
-    _record(
-        run_dir.started(plan.name),
-        {
-            "pid": pid,
-            "start_ticks": identity.start_ticks if identity else 0,
-            "keeper_pid": os.getpid(),
-            "keeper_start_ticks": Identity.of(os.getpid()).start_ticks,  # type: ignore[union-attr]
-            "at": time.time(),
-            "mono": time.monotonic(),
-        },
-    )
-    set_title(f"ascendrun: keeper of {plan.name} of {run_id}")
-    with os.fdopen(failure_read, "rb") as pipe:
-        failure = pipe.read().decode("utf-8", "replace")
-    _, status, usage = os.wait4(pid, 0)
-    _record(run_dir.exited(plan.name), _ending(status, usage, failure))
+    names = {}
+    for plan in plans:
+        try:
+            pid = _spawn(run_dir, plan, run_id)
+        except OSError as exc:
+            culprit = os.fsdecode(exc.filename) if exc.filename else plan.argv[0]
+            _record(run_dir.exited(plan.name), _not_started(f"{culprit}: {exc.strerror}"))
+            continue
+        names[pid] = plan.name
+        _record(run_dir.started(plan.name), _start_facts(pid))
+    set_title(f"ascendrun: keeper of {', '.join(names.values())} of {run_id}")
+    os.chdir("/")
     try:
-        while True:  # stay until the last orphan of the rank is gone, so that the sweep finds it below us
-            os.wait()
+        while True:  # to the last orphan of a rank, so that the sweep finds it below us
+            pid, status, usage = os.wait4(-1, 0)
+            if pid in names:
+                _record(run_dir.exited(names.pop(pid)), _ending(status, usage))
     except ChildProcessError:
         os._exit(0)
 
 
-def _become(run_dir: RunDir, plan: ProcessPlan, run_id: str, failure: int) -> NoReturn:
-    """Turn this fork into the process of *plan*; on failure say why through the pipe and exit 127."""
-    try:
-        os.setsid()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        log = os.open(run_dir.log(plan.folder, plan.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        _close_from(3, but=failure)
-        environment = {**os.environ, **plan.environment, MARK: run_id}
-        os.chdir(plan.working_directory or run_dir.work_folder(plan.folder))
-        if plan.cpus:
-            os.sched_setaffinity(0, plan.cpus)
-        _write_env_log(run_dir.env_log(plan.folder), environment)
-        os.execvpe(plan.argv[0], plan.argv, environment)
-    except BaseException as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else repr(exc)
-        culprit = exc.filename if isinstance(exc, OSError) and exc.filename else plan.argv[0]
-        os.write(failure, f"{os.fsdecode(culprit)}: {reason}".encode())
-    os._exit(127)
+def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> int:
+    """Start the process of *plan* in a process group of its own and return its pid. Raises OSError."""
+    environment = {**os.environ, **plan.environment, MARK: run_id}
+    _write_env_log(run_dir.env_log(plan.folder), environment)
+    os.chdir(plan.working_directory or run_dir.work_folder(plan.folder))
+    if plan.cpus:
+        os.sched_setaffinity(0, plan.cpus)  # inherited; every plan of a keeper has its own CPUs, or none has
+    log = os.fspath(run_dir.log(plan.folder, plan.log))
+    os.environ["PATH"] = environment.get("PATH", os.defpath)  # where posix_spawnp looks for the program
+    return os.posix_spawnp(
+        plan.argv[0],
+        plan.argv,
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setpgroup=0,
+        setsigmask=(),
+        setsigdef=(*_DEAF_TO, signal.SIGPIPE, signal.SIGXFSZ),
+    )
 
 
-def _close_from(first: int, *, but: Optional[int] = None) -> None:
+def _start_facts(pid: int) -> Dict[str, Any]:
+    rank, keeper = Identity.of(pid), Identity.of(os.getpid())
+    assert keeper is not None, "we are alive"
+    return {
+        "pid": pid,
+        "start_ticks": rank.start_ticks if rank else 0,  # a zombie at worst: it is ours to wait for
+        "keeper_pid": keeper.pid,
+        "keeper_start_ticks": keeper.start_ticks,
+        "at": time.time(),
+        "mono": time.monotonic(),
+    }
+
+
+def _close_from(first: int) -> None:
     for name in os.listdir("/proc/self/fd"):
-        if int(name) >= first and int(name) != but:
+        if int(name) >= first:
             try:
                 os.close(int(name))
             except OSError:
                 continue  # the descriptor that listed the folder
 
 
-def _write_env_log(path: Path, environment: Dict[str, str]) -> None:
+def _write_env_log(path: Path, environment: Mapping[str, str]) -> None:
     """Write what the field's scripts get from `env > env.log`, with secrets masked."""
     lines = [
         f"{name}={'***' if any(word in name.upper() for word in _SECRET_WORDS) else value}\n"
@@ -120,18 +128,22 @@ def _write_env_log(path: Path, environment: Dict[str, str]) -> None:
     os.close(file)
 
 
-def _ending(status: int, usage: "resource.struct_rusage", failure: str) -> Dict[str, Any]:
+def _ending(status: int, usage: "resource.struct_rusage") -> Dict[str, Any]:
     signalled: Optional[int] = os.WTERMSIG(status) if os.WIFSIGNALED(status) else None
     return {
         "code": None if signalled else os.WEXITSTATUS(status),
         "signal": signalled,
         "core_dumped": bool(signalled and os.WCOREDUMP(status)),
-        "error": failure or None,
+        "error": None,
         "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
-        "peak_rss_bytes": usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak_rss_bytes": usage.ru_maxrss * 1024,  # Linux counts in KiB
         "at": time.time(),
         "mono": time.monotonic(),
     }
+
+
+def _not_started(reason: str) -> Dict[str, Any]:
+    return {"code": None, "signal": None, "error": reason, "at": time.time(), "mono": time.monotonic()}
 
 
 def _record(path: Path, facts: Dict[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
 import time
 from dataclasses import dataclass
-from typing import Any, Dict, Optional, Set
+from typing import Any, Dict, List, Optional, Set
 
 from orchestrator.supervisor import events
 from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
@@ -82,9 +83,9 @@ class Supervisor:
         if self.plan.scheduler_on_demand:
             self._listener = _listen(self.plan.scheduler_on_demand)
         self.journal.append(events.RUN_STARTED, {"pid": os.getpid()})
-        for watched in self.processes:
-            if watched.plan.rank is not None or not self.plan.scheduler_on_demand:
-                self._start(watched)
+        gc.freeze()  # keepers share our pages for as long as nobody writes to them
+        on_demand = self.plan.scheduler_on_demand is not None
+        self._start([watched for watched in self.processes if watched.plan.rank is not None or not on_demand])
 
     def run(self) -> None:
         """Go on until every process has ended; then write `run_finished`."""
@@ -140,14 +141,17 @@ class Supervisor:
     def _on_term(self, number: int, frame: object) -> None:
         self._terminated = True
 
-    def _start(self, watched: Watched) -> None:
+    def _start(self, chosen: "List[Watched]") -> None:
         try:
-            pid = start_keeper(self.run_dir, watched.plan, self.plan.run_id)
+            pid = start_keeper(self.run_dir, [watched.plan for watched in chosen], self.plan.run_id)
         except OSError as exc:  # no process or memory left for this user
-            watched.ended = True
-            self._tell_end(watched, {"code": None, "signal": None, "error": f"cannot start a process: {exc.strerror}"})
+            for watched in chosen:
+                watched.ended = True
+                reason = f"cannot start a process: {exc.strerror}"
+                self._tell_end(watched, {"code": None, "signal": None, "error": reason})
             return
-        watched.keeper = Identity.of(pid)
+        for watched in chosen:
+            watched.keeper = Identity.of(pid)
 
     def _start_scheduler_if_asked(self) -> None:
         assert self._listener is not None
@@ -158,9 +162,8 @@ class Supervisor:
         connection.close()  # the rank tries again until the scheduler is there
         self._listener.close()
         self._listener = None
-        for watched in self.processes:
-            if watched.plan.rank is None and self.stop is None:
-                self._start(watched)
+        if self.stop is None:
+            self._start([watched for watched in self.processes if watched.plan.rank is None])
 
     def _adopt(self) -> None:
         """Take over from what the keepers wrote; the journal says what was already told."""
@@ -320,7 +323,7 @@ class Supervisor:
             send_signal(watched.identity.pid, signal.SIGKILL, group=True)  # type: ignore[union-attr]
 
     def _sweep(self) -> None:
-        keepers = [watched.keeper.pid for watched in self.processes if watched.keeper and watched.keeper.is_alive()]
+        keepers = {watched.keeper.pid for watched in self.processes if watched.keeper and watched.keeper.is_alive()}
 
         def find() -> Set[int]:
             return leftovers(self.plan.run_id, keepers)

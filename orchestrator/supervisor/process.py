@@ -6,14 +6,12 @@ import os
 import select
 import signal
 import time
-from dataclasses import dataclass
-from typing import Dict, Iterable, List, Optional, Set
+from typing import Dict, Iterable, List, NamedTuple, Optional, Set
 
 MARK = "ASCENDRUN_RUN_ID"  # environment variable that every process of a run inherits
 
 
-@dataclass(frozen=True)
-class Stat:
+class Stat(NamedTuple):
     """What /proc/PID/stat says of one process. Source: proc(5)."""
 
     pid: int
@@ -39,8 +37,7 @@ def read_stat(pid: int) -> Optional[Stat]:
     return Stat(pid, fields[0], int(fields[1]), int(fields[2]), int(fields[3]), int(fields[19]))
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """One certain process of this boot."""
 
     pid: int

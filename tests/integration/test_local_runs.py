@@ -243,7 +243,7 @@ def test_an_attached_launch_replaces_a_killed_supervisor_by_itself(cli, program)
     assert [rank["phase"] for rank in cli.status("a")["ranks"]] == ["stopped", "stopped"]
 
 
-def test_a_rank_whose_keeper_was_killed_too_is_lost_and_said_to_be(cli, program):
+def test_ranks_whose_keeper_was_killed_too_are_lost_and_said_to_be(cli, program):
     cli("launch", "--devices", "2", "--name", "l", "--detach", "--", *program(SLEEP))
     all_up(cli, "l", 2)
     started = json.loads((cli.run_dir("l") / "processes/rank-0.started.json").read_text())
@@ -251,7 +251,7 @@ def test_a_rank_whose_keeper_was_killed_too_is_lost_and_said_to_be(cli, program)
         os.kill(pid, signal.SIGKILL)
     state = wait_for(lambda: (state := cli.status("l"))["finished"] and state)
     assert (state["outcome"], state["first_failure"], state["ranks"][0]["phase"]) == ("failed", 0, "lost")
-    assert state["ranks"][1]["phase"] == "stopped"
+    assert state["ranks"][1]["phase"] == "lost"
 
 
 def test_many_at_once_replace_a_killed_supervisor_only_once(cli, program):

@@ -1,0 +1,1 @@
+"""SKNet on MindSpore: train, evaluate and sample, with or without an orchestrator around it."""

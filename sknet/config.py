@@ -1,0 +1,181 @@
+"""Every setting of training and evaluation: one frozen dataclass, and the command line that fills it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sknet.errors import InputError
+
+NETS = ("sknet26", "sknet50", "sknet101", "sknet_tiny")
+DEVICE_TARGETS = ("auto", "Ascend", "CPU", "GPU")
+AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3")
+DECAY_MODES = ("poly",)
+
+
+def key(
+    default: Any,
+    meaning: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: Sequence[str] = (),
+    only: str | None = None,
+) -> Any:
+    """Declare one setting: its default, what it means (with its unit), its range, the one command that takes it."""
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "meaning": meaning,
+            "least": least,
+            "most": most,
+            "above": above,
+            "below": below,
+            "choices": tuple(choices),
+            "only": only,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """The settings of one run. Raises InputError when a value is out of range or two values disagree.
+
+    Defaults are the published recipe's (mindspore-ai/models, research/cv/sknet: CIFAR-10 on 8 devices).
+    """
+
+    dataset_path: str | None = key(None, "folder with cifar-10-batches-bin/ and cifar-10-verify-bin/")
+    net: str = key("sknet50", "network to train", choices=NETS)
+    class_num: int = key(10, "classes; every label must be below it", least=2, most=256)
+    image_size: int = key(224, "pixels: pictures are resized to this many squared", least=8, most=1024)
+    batch_size: int = key(32, "pictures per device and step", least=1, most=65536)
+    epoch_size: int = key(90, "epochs of the whole schedule", least=1)
+    pretrain_epoch_size: int = key(0, "epochs that pre_trained has behind it; training goes on after them", least=0)
+    pre_trained: str | None = key(None, "checkpoint whose weights to start from")
+    momentum: float = key(0.9, "of the optimiser", least=0, below=1)
+    weight_decay: float = key(1e-4, "L2 penalty on weights, not on biases and batch norm", least=0)
+    loss_scale: float = key(1024.0, "fixed factor on the loss that keeps half-precision gradients above 0", above=0)
+    lr_decay_mode: str = key("poly", "how the learning rate falls after warm-up", choices=DECAY_MODES)
+    lr_init: float = key(0.01, "learning rate of the first step", least=0)
+    lr_max: float = key(0.1, "learning rate at the end of warm-up", above=0)
+    lr_end: float = key(0.00001, "learning rate of the last step", least=0)
+    warmup_epochs: int = key(5, "epochs over which the learning rate rises from lr_init to lr_max", least=0)
+    bn_momentum: float = key(0.9, "share of the running batch statistics that each step keeps", least=0, below=1)
+    amp_level: str = key("auto", "mixed precision; auto is O2 on Ascend and O0 elsewhere", choices=AMP_LEVELS)
+    seed: int = key(1, "of weights, shuffle and augmentation; the same on all ranks", least=0, most=2**32 - 1)
+    save_checkpoint: bool = key(True, "whether to write checkpoints")
+    save_checkpoint_epochs: int = key(5, "epochs between checkpoints; the last epoch is always saved", least=1)
+    keep_checkpoint_max: int = key(10, "checkpoints of this run to keep, the newest ones", least=1)
+    save_checkpoint_path: str = key("./ckpt", "folder for checkpoints, made when missing")
+    device_target: str = key("auto", "auto takes Ascend, else GPU, else CPU", choices=DEVICE_TARGETS)
+    run_distribute: bool = key(False, "train with other ranks; needless where RANK_SIZE is above 1")
+    device_num: int | None = key(None, "ranks in all, where RANK_SIZE does not say so", least=1)
+    checkpoint_path: str | None = key(None, "checkpoint file, or folder of them, to evaluate", only="eval")
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            check_range(item, getattr(self, item.name))
+        if self.lr_init > self.lr_max or self.lr_end > self.lr_max:
+            raise InputError(
+                f"lr_max {self.lr_max:g} must not be below lr_init {self.lr_init:g} or lr_end {self.lr_end:g}"
+            )
+        if self.warmup_epochs >= self.epoch_size:
+            raise InputError(f"warmup_epochs {self.warmup_epochs} must be below epoch_size {self.epoch_size}")
+        if self.pretrain_epoch_size >= self.epoch_size:
+            raise InputError(
+                f"pretrain_epoch_size {self.pretrain_epoch_size} must be below epoch_size {self.epoch_size}"
+            )
+        if self.pretrain_epoch_size and not self.pre_trained:
+            raise InputError("pretrain_epoch_size needs pre_trained, the checkpoint of those epochs")
+
+
+def check_range(item: dataclasses.Field, value: Any) -> None:
+    """Raise InputError unless *value* lies in the range that *item* declares. None is always allowed."""
+    rule = item.metadata
+    if value is None:
+        return
+    if rule["choices"] and value not in rule["choices"]:
+        raise InputError(
+            f"{item.name} {value!r} must be one of {', '.join(rule['choices'])}{nearest(value, rule['choices'])}"
+        )
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{item.name} must be a finite number, not {value}")
+    for limit, holds, words in (
+        (rule["least"], lambda bound: value >= bound, "at least"),
+        (rule["most"], lambda bound: value <= bound, "at most"),
+        (rule["above"], lambda bound: value > bound, "above"),
+        (rule["below"], lambda bound: value < bound, "below"),
+    ):
+        if limit is not None and not holds(limit):
+            raise InputError(f"{item.name} {value} must be {words} {limit}")
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return '; did you mean X?' for the known word most like *word*, or nothing when none is like it."""
+    like = difflib.get_close_matches(str(word), list(known), n=1)
+    return f"; did you mean {like[0]}?" if like else ""
+
+
+def keys_of(command: str) -> dict[str, dataclasses.Field]:
+    """Return the settings that 'train' or 'eval' takes, by name. Eval takes all, so one argument list serves both."""
+    return {item.name: item for item in dataclasses.fields(Config) if item.metadata["only"] in (None, command)}
+
+
+def parse(arguments: Sequence[str], command: str) -> tuple[Config, frozenset[str]]:
+    """Read `--key=value` and `--key value`; return the settings and the names that were given.
+
+    Booleans are true or false in any case; an empty value or `none` is "absent" where that is allowed.
+    Raises InputError, one line, for an unknown, repeated or mistyped key.
+    """
+    known = keys_of(command)
+    values: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise InputError(f"unexpected argument {word!r}; settings are written --key=value")
+        name, equals, text = word[2:].partition("=")
+        if name not in known:
+            raise InputError(f"unknown key --{name}{nearest(name, list(known)) or '; --help lists all'}")
+        if name in values:
+            raise InputError(f"--{name} is given twice")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise InputError(f"--{name} needs a value, as in --{name}={spell(known[name].default)}")
+            text = rest.pop(0)
+        values[name] = convert(known[name], text)
+    return Config(**values), frozenset(values)
+
+
+def convert(item: dataclasses.Field, text: str) -> Any:
+    """Return *text* as the type of *item*. Raises InputError when it cannot be."""
+    kinds = str(item.type).split(" | ")
+    if "None" in kinds and text.lower() in ("", "none"):
+        return None
+    try:
+        if kinds[0] == "bool":
+            return {"true": True, "false": False}[text.lower()]
+        return {"int": int, "float": float, "str": str}[kinds[0]](text)
+    except (KeyError, ValueError):
+        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}[kinds[0]]
+        raise InputError(f"--{item.name}={text} must be {wanted}") from None
+
+
+def spell(value: Any) -> str:
+    """Write a value as the command line takes it."""
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def help_text(command: str) -> str:
+    """Return what --help prints: each key of *command*, its default and its meaning."""
+    lines = [f"usage: python -m sknet.{command} --key=value ...", ""]
+    for item in keys_of(command).values():
+        choices = f" ({', '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
+        lines.append(f"  --{item.name + '=' + spell(item.default):<36} {item.metadata['meaning']}{choices}")
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""CIFAR-10 in its binary layout: a reader of any number of pictures, shards of it, batches for the net.
+
+DIR/cifar-10-batches-bin/data_batch_*.bin are for training, DIR/cifar-10-verify-bin/*.bin for evaluation. A record
+is 3,073 bytes: the label, then 32x32 pixels of red, of green and of blue. MindSpore's own Cifar10Dataset takes every
+file for 10,000 records; this reader takes any whole number. Everything follows from (seed, epoch, picture): which rank
+a picture goes to changes nothing about how it is cropped.
+Source: https://www.cs.toronto.edu/~kriz/cifar.html, "Binary version".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sknet.errors import InputError
+
+SIDE = 32  # pixels
+RECORD = 1 + 3 * SIDE * SIDE  # bytes
+PADDING = 4  # black pixels around a picture from which a crop is taken
+TRAIN = ("cifar-10-batches-bin", "data_batch_*.bin")
+TEST = ("cifar-10-verify-bin", "*.bin")
+# Of the 50,000 training pictures, red, green, blue, in 0..1; the values of the published recipe.
+MEAN = np.array([0.4914, 0.4822, 0.4465], np.float32)
+DEVIATION = np.array([0.2023, 0.1994, 0.2010], np.float32)
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """The records of one part of a dataset, on disk. *ends* holds the number of records up to the end of each file."""
+
+    files: tuple[np.ndarray, ...]  # each (records, RECORD) uint8, memory-mapped
+    ends: np.ndarray
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def read(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return pixels (B, 3, SIDE, SIDE) uint8 and labels (B,) int32 of the records with these numbers (B,)."""
+        records = np.empty((len(numbers), RECORD), np.uint8)
+        where = np.searchsorted(self.ends, numbers, side="right")
+        for index, file in enumerate(self.files):
+            mine = where == index
+            if mine.any():
+                records[mine] = file[numbers[mine] - (self.ends[index] - len(file))]
+        return records[:, 1:].reshape(-1, 3, SIDE, SIDE), records[:, 0].astype(np.int32)
+
+
+def open_pictures(dataset_path: str | None, part: tuple[str, str], class_num: int) -> Pictures:
+    """Open one part, TRAIN or TEST, of the dataset at *dataset_path*.
+
+    Raises InputError when the folder or its files are missing, a file is not a whole number of records, or a label
+    is not below *class_num*.
+    """
+    if not dataset_path:
+        raise InputError("--dataset_path is required: a folder with cifar-10-batches-bin/ and cifar-10-verify-bin/")
+    folder = Path(dataset_path) / part[0]
+    if not folder.is_dir():
+        raise InputError(
+            f"no dataset at {dataset_path}: the folder {folder} is missing; "
+            f"`python -m sknet.sample {dataset_path} --train 512 --test 200` makes a small one"
+        )
+    paths = sorted(folder.glob(part[1]))
+    if not paths:
+        raise InputError(f"no {part[1]} in {folder}")
+    files = tuple(open_file(path, class_num) for path in paths)
+    return Pictures(files, np.cumsum([len(file) for file in files]))
+
+
+def open_file(path: Path, class_num: int) -> np.ndarray:
+    """Map one file: (records, RECORD) uint8. Raises InputError as open_pictures does."""
+    try:
+        size = path.stat().st_size
+        if size == 0 or size % RECORD:
+            raise InputError(
+                f"{path} has {size} bytes, not a whole number of {RECORD}-byte records: it is cut short or "
+                f"no CIFAR-10 binary file; fetch it again or cut it to {size // RECORD * RECORD} bytes"
+            )
+        records = np.memmap(path, np.uint8, mode="r", shape=(size // RECORD, RECORD))
+    except OSError as exc:
+        raise InputError(f"cannot read {path}: {exc.strerror}") from exc
+    labels = records[:, 0]
+    if labels.max() >= class_num:
+        number = int(np.argmax(labels >= class_num))
+        raise InputError(f"{path}: picture {number} has label {labels[number]}, but class_num is {class_num}")
+    return records
+
+
+def steps_per_epoch(pictures: Pictures, batch_size: int, ranks: int) -> int:
+    """Return how many whole global batches an epoch has. Raises InputError when not even one fits."""
+    steps = len(pictures) // (batch_size * ranks)
+    if steps == 0:
+        raise InputError(
+            f"{len(pictures)} training pictures are fewer than one step of batch_size {batch_size} "
+            f"on {ranks} rank{'s' * (ranks > 1)} takes; lower --batch_size"
+        )
+    return steps
+
+
+def shard(count: int, batch_size: int, rank: int, ranks: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the picture numbers of one rank in one epoch: int64, (steps, batch_size).
+
+    One permutation for all ranks is cut into global batches of ranks * batch_size, each into one batch a rank. So
+    ranks never overlap, all have the same number of steps, and N ranks see together what one rank with N times the
+    batch would. What does not fill a global batch is left out, other pictures in every epoch.
+    """
+    order = np.random.default_rng([seed, epoch, 0]).permutation(count)
+    steps = count // (batch_size * ranks)
+    return order[: steps * batch_size * ranks].reshape(steps, ranks, batch_size)[:, rank]
+
+
+def training_batches(
+    pictures: Pictures, image_size: int, batch_size: int, rank: int, ranks: int, seed: int, epoch: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield pictures (batch_size, 3, S, S) float32, randomly cropped and flipped, and labels (batch_size,) int32."""
+    chance = np.random.default_rng([seed, epoch, 1])
+    corners = chance.integers(0, 2 * PADDING + 1, (len(pictures), 2))  # top, left
+    flips = chance.random(len(pictures)) < 0.5
+    for numbers in shard(len(pictures), batch_size, rank, ranks, seed, epoch):
+        pixels, labels = pictures.read(numbers)
+        yield prepare(crop(pixels, corners[numbers], flips[numbers]), image_size), labels
+
+
+def test_batches(pictures: Pictures, image_size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+    """Yield pictures (batch_size, 3, S, S) float32, labels (batch_size,) int32, and how many of them count.
+
+    Every picture counts exactly once. The last batch is filled up with copies of its last picture, which do not
+    count, so that one compiled graph serves all batches.
+    """
+    for start in range(0, len(pictures), batch_size):
+        numbers = np.arange(start, start + batch_size)
+        count = min(batch_size, len(pictures) - start)
+        pixels, labels = pictures.read(np.minimum(numbers, len(pictures) - 1))
+        yield prepare(pixels, image_size), labels, count
+
+
+def crop(pixels: np.ndarray, corners: np.ndarray, flips: np.ndarray) -> np.ndarray:
+    """Cut pictures (B, 3, SIDE, SIDE), padded, at corners (B, 2); mirror them left to right where flips (B,) says."""
+    padded = np.pad(pixels, ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (SIDE, SIDE), axis=(2, 3))  # (B, 3, 9, 9, SIDE, SIDE)
+    cut: np.ndarray = windows[np.arange(len(pixels)), :, corners[:, 0], corners[:, 1]]  # (B, 3, SIDE, SIDE)
+    cut[flips] = cut[flips, :, :, ::-1]
+    return cut
+
+
+def prepare(pixels: np.ndarray, image_size: int) -> np.ndarray:
+    """Normalise and resize pixels (B, 3, SIDE, SIDE) uint8 to what the net takes: (B, 3, S, S) float32."""
+    scaled = (pixels / np.float32(255.0) - MEAN[:, None, None]) / DEVIATION[:, None, None]
+    if image_size == SIDE:
+        return scaled
+    weights = resize_weights(SIDE, image_size)
+    return np.ascontiguousarray(weights @ scaled @ weights.T)
+
+
+def resize_weights(before: int, after: int) -> np.ndarray:
+    """Return the matrix (after, before) float32 of bilinear resizing along one axis; each row adds up to 1.
+
+    Pixel centres are at halves; when shrinking, the filter widens with the pixels, as in Pillow's BILINEAR.
+    """
+    scale = before / after
+    centres = (np.arange(after) + 0.5) * scale
+    distance = np.abs(np.arange(before) + 0.5 - centres[:, None]) / max(1.0, scale)
+    weights = np.maximum(0.0, 1.0 - distance)
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def batches_in(pictures: Pictures, batch_size: int) -> int:
+    """Return how many batches test_batches yields."""
+    return math.ceil(len(pictures) / batch_size)

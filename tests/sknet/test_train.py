@@ -1,0 +1,162 @@
+"""Whole runs of `python -m sknet.train`, alone and as two ranks, and of `python -m sknet.eval` on what they leave."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sknet import checkpoint
+
+TINY = (
+    "--net=sknet_tiny",
+    "--image_size=32",
+    "--batch_size=16",
+    "--epoch_size=3",
+    "--warmup_epochs=1",
+    "--save_checkpoint_epochs=2",
+    "--bn_momentum=0.5",
+    "--device_target=CPU",
+)
+STEP = re.compile(r"^epoch: (\d+) step: (\d+), loss is (\S+)$", re.MULTILINE)
+
+
+def progress_of(path: Path, kind: str) -> list[dict]:
+    return [line for line in map(json.loads, path.read_text().splitlines()) if line["kind"] == kind]
+
+
+def test_two_ranks_train_evenly_and_leave_checkpoints_that_evaluation_reads(
+    run_ranks, run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    ranks = run_ranks("-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY)
+    assert [rank.code for rank in ranks] == [0, 0, 0], ranks[0].errors[-2000:]
+    steps = STEP.findall(ranks[0].output)
+    assert steps == STEP.findall(ranks[1].output)
+    assert [(int(epoch), int(step)) for epoch, step, _ in steps] == [(e, s) for e in (1, 2, 3) for s in (1, 2, 3, 4)]
+    assert len(re.findall(r"^epoch time: \d+\.\d{3} ms, per step time: \d+\.\d{3} ms$", ranks[0].output, re.M)) == 3
+
+    saved = [tmp_path / "ckpt" / f"sknet_tiny-{epoch}_4.ckpt" for epoch in (2, 3)]  # the last epoch is always saved
+    assert checkpoint.find(tmp_path / "ckpt") == saved
+    lines = [progress_of(tmp_path / f"progress{rank}.jsonl", "checkpoint") for rank in range(2)]
+    assert [line["path"] for line in lines[0]] == [str(path) for path in saved]
+    assert [line["bytes"] for line in lines[0]] == [path.stat().st_size for path in saved]
+    assert lines[1] == []
+
+    done = run_module(
+        "sknet.eval",
+        "--checkpoint_path=ckpt",
+        f"--dataset_path={small_dataset}",
+        ASCENDRUN_PROGRESS=str(tmp_path / "eval.jsonl"),
+    )
+    assert done.returncode == 0, done.stderr
+    results = progress_of(tmp_path / "eval.jsonl", "evaluation")
+    assert [(line["checkpoint"], line["epoch"], line["step"]) for line in results] == [
+        (str(path), epoch, 4) for path, epoch in zip(saved, (2, 3), strict=True)
+    ]
+    for line, text in zip(results, done.stdout.splitlines(), strict=True):
+        assert line["pictures"] == 70  # 32 at a time: the last, partial batch counts too
+        assert text == (
+            f"result: {{'top_5_accuracy': {line['top_5_accuracy']}, "
+            f"'top_1_accuracy': {line['top_1_accuracy']}}} ckpt={line['checkpoint']}"
+        )
+        assert line["top_1_accuracy"] * 70 == pytest.approx(round(line["top_1_accuracy"] * 70), abs=1e-4)
+
+
+def test_one_process_learns_the_sample_and_reports_every_step_to_a_machine(
+    run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "progress.jsonl"
+    done = run_module(
+        "sknet.train",
+        f"--dataset_path={small_dataset}",
+        *TINY,
+        "--lr_end=0.001",
+        ASCENDRUN_PROGRESS=str(path),
+    )
+    assert done.returncode == 0, done.stderr
+    phases = [line["phase"] for line in progress_of(path, "phase")]
+    assert phases == ["start", "compile", "train", "train", "checkpoint", "train", "checkpoint", "finish"]
+    steps, epochs = progress_of(path, "step"), progress_of(path, "epoch")
+    assert [(line["epoch"], line["step"]) for line in steps] == [(e, s) for e in (1, 2, 3) for s in range(1, 9)]
+    assert {(line["epochs"], line["steps"]) for line in steps} == {(3, 8)}
+    assert steps[0]["lr"] == pytest.approx(0.01)
+    assert steps[8]["lr"] == pytest.approx(0.1)
+    assert steps[-1]["lr"] == pytest.approx(0.001)
+    assert all(line["images_per_s"] == pytest.approx(16 / line["step_s"], rel=1e-5) for line in steps)
+    assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    for line in epochs:
+        mean = sum(step["loss"] for step in steps if step["epoch"] == line["epoch"]) / 8
+        assert line["loss"] == pytest.approx(mean, rel=1e-5)
+    assert epochs[-1]["loss"] < epochs[0]["loss"]
+    assert [float(loss) for _, _, loss in STEP.findall(done.stdout)] == pytest.approx(
+        [s["loss"] for s in steps], rel=1e-6
+    )
+
+
+def test_training_after_a_checkpoint_starts_from_its_weights_and_its_epoch(
+    run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    common = (f"--dataset_path={small_dataset}", *TINY)
+    assert run_module("sknet.train", *common, "--save_checkpoint_path=first").returncode == 0
+    done = run_module(
+        "sknet.train",
+        *common,
+        "--save_checkpoint_path=second",
+        "--pretrain_epoch_size=2",
+        "--pre_trained=first/sknet_tiny-2_8.ckpt",
+        ASCENDRUN_PROGRESS=str(tmp_path / "progress.jsonl"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert {line["epoch"] for line in progress_of(tmp_path / "progress.jsonl", "step")} == {3}
+    assert [path.name for path in checkpoint.find(tmp_path / "second")] == ["sknet_tiny-3_8.ckpt"]
+    refused = run_module("sknet.train", *common, "--pre_trained=first/sknet_tiny-2_8.ckpt", "--class_num=12")
+    assert refused.returncode == 2
+    assert "does not fit this net" in refused.stderr.splitlines()[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
+    run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "progress.jsonl"
+    done = run_module(
+        "sknet.train",
+        f"--dataset_path={small_dataset}",
+        *TINY,
+        "--lr_init=1e30",
+        "--lr_max=1e30",
+        ASCENDRUN_PROGRESS=str(path),
+    )
+    assert done.returncode == 1
+    last = progress_of(path, "step")[-1]
+    assert last["loss"] is None
+    assert f"at epoch 1 step {last['step']}" in done.stderr.splitlines()[-1]
+    assert not list(tmp_path.glob("ckpt/*.ckpt"))
+
+
+def test_no_checkpoint_is_written_when_none_is_wanted(run_module, small_dataset: Path, tmp_path: Path) -> None:
+    done = run_module("sknet.train", f"--dataset_path={small_dataset}", *TINY, "--save_checkpoint=false")
+    assert done.returncode == 0
+    assert not (tmp_path / "ckpt").exists()
+
+
+def test_mixed_precision_trains_too(run_module, small_dataset: Path) -> None:
+    done = run_module(
+        "sknet.train", f"--dataset_path={small_dataset}", *TINY, "--amp_level=O2", "--save_checkpoint=false"
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(STEP.findall(done.stdout)) == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "--checkpoint_path is required"),
+        (("--checkpoint_path=nowhere",), "no checkpoint at nowhere"),
+    ],
+)
+def test_evaluation_without_a_checkpoint_is_refused_at_once(run_module, arguments: tuple[str, ...], says: str) -> None:
+    done = run_module("sknet.eval", *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert says in done.stderr
