@@ -14,6 +14,7 @@ from typing import BinaryIO, Optional
 
 from orchestrator.errors import AscendrunError, RunDirError
 from orchestrator.monitor import Follower, current_state
+from orchestrator.runstate import RunState
 from orchestrator.store import Run
 from orchestrator.supervisor.rundir import PLAN, write_atomically
 
@@ -46,10 +47,9 @@ def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]"
     collected = []
     try:
         destination.mkdir(parents=True, exist_ok=True)
-        for source in _files(run.run_dir.root):
-            relative = source.relative_to(run.run_dir.root)
+        for source, name in [*_files(run.run_dir.root), *_checkpoints_elsewhere(run, state)]:
             try:
-                file = _copy(source, destination / relative, str(relative))
+                file = _copy(source, destination / name, name)
             except FileNotFoundError:
                 continue  # a checkpoint that the run replaced by a newer one just now
             collected.append(file)
@@ -122,16 +122,25 @@ def _refuse_foreign(run: Run, destination: Path) -> None:
         raise RunDirError(f"{destination} holds the run {other}; choose another -o DIR")
 
 
-def _files(root: Path) -> Iterator[Path]:
-    """Yield the regular files of a run, the plan first; links are not followed out of it."""
-    yield root / PLAN
+def _files(root: Path) -> "Iterator[tuple[Path, str]]":
+    """Yield the regular files of a run and their names below it, the plan first; links are not followed out of it."""
+    yield root / PLAN, PLAN
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
             path = Path(folder) / name
             hidden = name.startswith(".") or name == "host_plan.json" or path == root / PLAN
             if not hidden and path.suffix not in _SKIPPED and path.is_file() and not path.is_symlink():
-                yield path
+                yield path, str(path.relative_to(root))
+
+
+def _checkpoints_elsewhere(run: Run, state: RunState) -> "Iterator[tuple[Path, str]]":
+    """Yield the checkpoints that the ranks said they wrote outside the run's folder."""
+    for checkpoint in state.checkpoints:
+        path = Path(str(checkpoint.get("path")))
+        inside = run.run_dir.root in path.parents
+        if not inside and _KINDS.get(path.suffix) == "checkpoint" and path.is_file():
+            yield path, f"checkpoints/rank-{checkpoint['rank']}/{path.name}"
 
 
 def _copy(source: Path, target: Path, name: str) -> CollectedFile:

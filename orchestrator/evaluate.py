@@ -34,7 +34,7 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
     dataset = dataset or run.plan.dataset
     if dataset is None:
         raise SpecError("evaluation needs --dataset DIR")
-    folder = Path(dataset).expanduser().absolute()
+    folder = Path(os.path.abspath(os.path.expanduser(dataset)))
     if spec.dataset is not None:
         check_dataset(spec.dataset.layout, folder)
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
@@ -62,7 +62,7 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
 
 def _resolve(what: Optional[str], store: Store) -> "tuple[Run, Path]":
     """Return the run that *what* belongs to, and the checkpoint or folder to evaluate."""
-    path = Path(what).expanduser().absolute() if what is not None else None
+    path = Path(os.path.abspath(os.path.expanduser(what))) if what is not None and not store.knows(what) else None
     if path is not None and (path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and not (path / PLAN).exists())):
         if not path.exists():
             raise RunNotFoundError(f"{what}: no such checkpoint")
@@ -76,12 +76,11 @@ def _resolve(what: Optional[str], store: Store) -> "tuple[Run, Path]":
             "evaluate it where it was trained or collected"
         )
     run = store.find(what)
-    told = [Path(str(checkpoint["path"])) for checkpoint in Follower(run).state().checkpoints if "path" in checkpoint]
-    folders = [path.parent for path in told if path.exists()]
-    if not folders:  # a collected folder, or a program that does not tell of its checkpoints
-        folders = sorted(
-            {path.parent for suffix in CHECKPOINT_SUFFIXES for path in run.run_dir.root.rglob(f"*{suffix}")}
-        )
+    root = run.run_dir.root
+    folders = sorted({path.parent for suffix in CHECKPOINT_SUFFIXES for path in root.rglob(f"*{suffix}")})
+    if not folders:  # the job saves them elsewhere, and told us where
+        told = [Path(str(checkpoint.get("path"))) for checkpoint in Follower(run).state().checkpoints]
+        folders = [path.parent for path in told if path.exists()]
     if not folders:
         raise RunNotFoundError(
             f"run {run.plan.name} has no checkpoint to evaluate; `ascendrun status {run.plan.name}` tells how far it is"

@@ -105,7 +105,7 @@ def write_run(run: Run) -> None:
 
 
 def _folder(request: LaunchRequest, name: str) -> Path:
-    return Path(request.run_dir).expanduser().absolute() / name
+    return Path(os.path.abspath(os.path.expanduser(request.run_dir))) / name
 
 
 def compile_cache(spec: JobSpec, size: int, backend: str) -> Optional[str]:
@@ -142,7 +142,7 @@ def _check_dataset(spec: JobSpec, dataset: Optional[str]) -> Optional[str]:
         if spec.dataset is not None:
             raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
         return None
-    folder = Path(dataset).expanduser().absolute()
+    folder = Path(os.path.abspath(os.path.expanduser(dataset)))
     if spec.dataset is not None:
         check_dataset(spec.dataset.layout, folder)
     elif not folder.exists():

@@ -60,6 +60,8 @@ def ensure_supervised(run: Run, state: RunState) -> bool:
     """
     if state.finished or state.outcome is Outcome.NOT_STARTED:
         return False
+    if not run.run_dir.host_plan.exists():
+        return False  # a collected copy: its ranks are another folder's
     identity = supervisor_identity(run.run_dir)
     if identity is not None and identity.is_alive():
         return False

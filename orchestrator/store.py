@@ -120,6 +120,9 @@ class Store:
                 continue  # removed by hand, or on a disk that is not there now
         return found
 
+    def knows(self, name: str) -> bool:
+        return os.sep not in name and (self.links / name).is_symlink()
+
     def find(self, run: Optional[str]) -> Run:
         """Return the run of that name or folder; None means the newest. Raises RunNotFoundError."""
         if run is None:
@@ -127,7 +130,7 @@ class Store:
             if not newest:
                 raise RunNotFoundError("there are no runs yet; `ascendrun launch` starts one")
             return newest[0]
-        if os.sep not in run and (self.links / run).is_symlink():
+        if self.knows(run):
             return Run.read(Path(os.path.realpath(self.links / run)))
         if os.sep in run or Path(run).is_dir():
             return Run.read(Path(run))

@@ -414,6 +414,50 @@ def test_collect_brings_everything_once_and_proves_it(cli, program):
     assert "holds the run" in cli("collect", "other", "-o", "out", code=2).stderr
 
 
+def test_checkpoints_saved_outside_the_run_are_collected_too(cli, program, tmp_path):
+    outside = tmp_path / "big disk" / "net-2_7.ckpt"
+    outside.parent.mkdir()
+    cli(
+        "launch",
+        "--name",
+        "out",
+        "--",
+        *program(
+            "import json, os\n"
+            f"open({str(outside)!r}, 'wb').write(b'weights')\n"
+            "with open(os.environ['ASCENDRUN_PROGRESS'], 'a') as f:\n"
+            f"    for path in ({str(outside)!r}, '/etc/passwd', {str(outside)!r} + 'x'):\n"
+            "        f.write(json.dumps({'kind': 'checkpoint', 'path': path, 'epoch': 2, 'step': 7}) + '\\n')"
+        ),
+    )
+    cli("collect", "out")
+    assert (cli.folder / "collected/out/checkpoints/rank-0/net-2_7.ckpt").read_bytes() == b"weights"
+    manifest = json.loads((cli.folder / "collected/out/manifest.json").read_text())
+    assert [file["path"] for file in manifest["files"] if file["kind"] == "checkpoint"] == [
+        "checkpoints/rank-0/net-2_7.ckpt"
+    ]
+
+
+def test_looking_at_a_collected_copy_of_a_running_run_touches_no_rank(cli, program):
+    cli("launch", "--devices", "2", "--name", "live", "--detach", "--", *program(SLEEP))
+    all_up(cli, "live", 2)
+    cli("collect", "live", "-o", "copy")
+    copy = json.loads(cli("status", str(cli.folder / "copy"), "--json").stdout)
+    assert copy["outcome"] == "running" and not (cli.folder / "copy/supervisor.pid").exists()
+    assert cli.status("live")["outcome"] == "running"
+    cli("stop", "live")
+
+
+def test_eval_says_what_it_cannot_evaluate(cli, tmp_path):
+    assert "no such checkpoint" in cli("eval", "lost.ckpt", code=2).stderr
+    (tmp_path / "stray.ckpt").write_bytes(b"")
+    assert "it lies in no run" in cli("eval", "stray.ckpt", code=2).stderr
+    (tmp_path / "bare").mkdir()
+    assert "no checkpoint in this folder" in cli("eval", "bare", code=2).stderr
+    cli("launch", "--name", "none", "--", "true")
+    assert "no checkpoint to evaluate" in cli("eval", "none", code=2).stderr
+
+
 def test_a_dry_run_prints_the_plan_and_starts_nothing(cli):
     shown = cli("launch", "--devices", "2", "--dry-run", "--", "true").stdout
     assert "RANK_ID=1" in shown and "train_parallel1" in shown
