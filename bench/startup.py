@@ -30,14 +30,17 @@ FIELD = (
 )
 
 
-def commands(ranks: int, rank: Path) -> "dict[str, list[str]]":
-    """Return each way to start *ranks* processes of the program *rank*, where it is installed."""
+def commands(ranks: int, rank: Path, python: str) -> "dict[str, list[str]]":
+    """Return each way to start *ranks* processes of the program *rank*, where it is installed.
+
+    The launchers of the frameworks take the interpreter that they are installed for, whatever *python* is.
+    """
     bin_dir = Path(sys.executable).parent
-    shell = {"last": ranks - 1, "python": sys.executable, "rank": rank}
+    shell = {"last": ranks - 1, "python": python, "rank": rank}
     ways = {
         "shell loop": ["bash", "-c", BARE.format(**shell)],
         "shell loop as in model scripts": ["bash", "-c", FIELD.format(**shell)],
-        "ascendrun": [str(bin_dir / "ascendrun"), "launch", "--devices", str(ranks), "--", sys.executable, str(rank)],
+        "ascendrun": [str(bin_dir / "ascendrun"), "launch", "--devices", str(ranks), "--", python, str(rank)],
     }
     if (bin_dir / "msrun").exists():
         ways["msrun"] = [
@@ -80,12 +83,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=9, help="rounds; msrun and torchrun take part in a third of them")
+    parser.add_argument("--python", default=sys.executable, help="interpreter of the ranks")
     arguments = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ascendrun-bench-"))
     try:
         rank = folder / "rank.py"
         rank.write_text(RANK)
-        ways = commands(arguments.ranks, rank)
+        ways = commands(arguments.ranks, rank, arguments.python)
         times: "dict[str, list[float]]" = {name: [] for name in ways}
         for round_number in range(arguments.rounds):
             for name, command in ways.items():
