@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 ENTRIES = ("net", "class_num", "image_size", "epoch", "step")
 NAME = re.compile(r"(?P<net>.+)-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
+UNFINISHED = ".{stem}.{host}.{pid}.unfinished.ckpt"  # not matched by NAME; host and process are who writes it
+CRC_MARK = b"crc_num"  # ends a checkpoint, with the CRC-32 of all before it in 10 bytes
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,10 @@ class Saved:
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder for checkpoints and see that it can be written to. Raises InputError when it cannot."""
+    """Make the folder for checkpoints, see that it can be written to, and clear away what killed writers left there.
+
+    Raises InputError when it cannot be written.
+    """
     trial = folder / f".trial-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,6 +61,22 @@ def prepare_folder(folder: Path) -> None:
         raise InputError(
             f"cannot write checkpoints to {folder}: {exc.strerror}; choose another --save_checkpoint_path"
         ) from exc
+    # Of this host only: whether a writer on another host lives cannot be seen from here.
+    for path in folder.glob(UNFINISHED.format(stem="*", host=socket.gethostname(), pid="*")):
+        pid = path.name.split(".")[-3]
+        if pid.isdigit() and not alive(int(pid)):
+            remove(path)
+
+
+def alive(pid: int) -> bool:
+    """Return whether this host has a process of that number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass  # it is there, but not ours
+    return True
 
 
 class Keeper:
@@ -62,9 +86,11 @@ class Keeper:
         self._folder = folder.absolute()
         self._most = most
         self._written: list[Path] = []
+        os.umask(umask := os.umask(0o077))  # it can only be read by setting it
+        self._mode = 0o666 & ~umask
 
-    def save(self, net: nn.Cell, origin: Origin) -> Saved:
-        """Write {net}-{epoch}_{step}.ckpt. A reader sees the whole file or none.
+    def save(self, tensors: Mapping[str, Parameter], origin: Origin) -> Saved:
+        """Write a net's tensors to {net}-{epoch}_{step}.ckpt. A reader sees the whole file or none.
 
         Old checkpoints go only after the new one is whole; files of other runs are never deleted.
         Raises SknetError when the disk is full or cannot be written.
@@ -73,14 +99,15 @@ class Keeper:
 
         start = time.monotonic()
         path = self._folder / f"{origin.net}-{origin.epoch}_{origin.step}.ckpt"
-        unfinished = self._folder / f".{path.stem}.{os.getpid()}.unfinished.ckpt"  # not matched by NAME
+        unfinished = self._folder / UNFINISHED.format(stem=path.stem, host=socket.gethostname(), pid=os.getpid())
+        data = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
         entries = {name: getattr(origin, name) for name in ENTRIES}
         try:
-            ms.save_checkpoint(tensors(net), str(unfinished), append_dict=entries, crc_check=True)
+            ms.save_checkpoint(data, str(unfinished), append_dict=entries, crc_check=True)
             with open(unfinished, "rb") as file:
                 os.fsync(file.fileno())
                 size = os.fstat(file.fileno()).st_size
-            os.chmod(unfinished, 0o644)  # MindSpore makes it readable by its owner alone, and read-only
+            os.chmod(unfinished, self._mode)  # MindSpore makes it readable by its owner alone, and read-only
             os.replace(unfinished, path)
         except (OSError, RuntimeError, ValueError) as exc:
             remove(unfinished)
@@ -91,9 +118,13 @@ class Keeper:
         return Saved(path, size, time.monotonic() - start)
 
 
-def tensors(net: nn.Cell) -> list[dict[str, object]]:
-    """Return the net's tensors by their place in it. Their own names change when the net becomes part of a cell."""
-    return [{"name": name, "data": parameter} for name, parameter in net.parameters_and_names()]
+def tensors_of(net: nn.Cell) -> dict[str, Parameter]:
+    """Return the net's tensors by their place in it: what is saved and loaded.
+
+    Ask the net as build() made it. A parameter's own name changes when the net becomes part of a cell, and mixed
+    precision puts cells of its own into the net; the tensors stay the same objects.
+    """
+    return dict(net.parameters_and_names())
 
 
 def remove(path: Path) -> None:
@@ -127,36 +158,62 @@ def find(path: Path) -> list[Path]:
     return [file for _, _, file in sorted(found)]
 
 
-def read(path: Path) -> tuple[dict[str, Parameter], Origin | None]:
-    """Return the weights in a checkpoint, and what it says of its origin; None when another program wrote it.
+def origin_of(path: Path) -> Origin | None:
+    """Return what a checkpoint says of itself; None when another program wrote it.
 
-    Raises InputError when the file cannot be read, is cut short or damaged.
+    Makes no Tensor: on Ascend the ranks must have met before the first one. Raises InputError when the file cannot be
+    read, is cut short or damaged.
     """
+    from google.protobuf.message import DecodeError
+    from mindspore.train.checkpoint_pb2 import Checkpoint
+
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
+    stored = Checkpoint()
+    try:
+        content = path.read_bytes()
+        body, mark, crc = content[:-17], content[-17:-10], content[-10:]
+        if mark != CRC_MARK:
+            body = content
+        elif zlib.crc32(body) != int.from_bytes(crc, "big"):
+            raise ValueError("its CRC is wrong")
+        stored.ParseFromString(body)
+        entries = {value.tag: value.tensor.tensor_content for value in stored.value if value.tag in ENTRIES}
+        if len(entries) < len(ENTRIES):
+            return None
+        whole = {name: int.from_bytes(entries[name], "little") for name in ENTRIES if name != "net"}
+        return Origin(net=entries["net"].decode("utf-32-le"), **whole)
+    except (OSError, ValueError, DecodeError) as exc:
+        raise unreadable(path, exc) from exc
+
+
+def read(path: Path) -> dict[str, Parameter]:
+    """Return the weights in a checkpoint. Raises InputError when the file cannot be read, is cut short or damaged."""
     import mindspore as ms
 
+    if not path.is_file():
+        raise InputError(f"no checkpoint at {path}")
     try:
-        if not path.is_file():
-            raise InputError(f"no checkpoint at {path}")
         values = ms.load_checkpoint(str(path), crc_check=True)
     except (OSError, RuntimeError, ValueError, TypeError) as exc:
-        raise InputError(f"{path} is cut short, damaged or no checkpoint ({one_line(exc)})") from exc
-    entries = {name: values.pop(name) for name in ENTRIES if name in values}
-    if len(entries) < len(ENTRIES):
-        return values, None
-    whole = {name: int(entries[name].asnumpy()) for name in ENTRIES if name != "net"}
-    return values, Origin(net=str(entries["net"]), **whole)
+        raise unreadable(path, exc) from exc
+    return {name: value for name, value in values.items() if name not in ENTRIES}
 
 
-def load(net: nn.Cell, weights: dict[str, Parameter], path: Path) -> None:
-    """Put *weights*, read from *path*, into the net. Raises InputError unless every tensor is there and fits."""
-    wanted = dict(net.parameters_and_names())
-    wrong = [name for name, own in wanted.items() if name not in weights or weights[name].shape != own.shape]
+def unreadable(path: Path, exc: Exception) -> InputError:
+    """Return the error for a checkpoint that cannot be read."""
+    return InputError(f"{path} is cut short, damaged or no checkpoint ({one_line(exc)})")
+
+
+def load(tensors: Mapping[str, Parameter], weights: Mapping[str, Parameter], path: Path) -> None:
+    """Put *weights*, read from *path*, into a net's tensors. Raises InputError unless each is there and fits."""
+    wrong = [name for name, own in tensors.items() if name not in weights or weights[name].shape != own.shape]
     if wrong:
         first = wrong[0]
         has = tuple(weights[first].shape) if first in weights else "missing"
         raise InputError(
-            f"{path} does not fit this net: {len(wrong)} of {len(wanted)} tensors differ, first {first}, "
-            f"{has} in the file, {tuple(wanted[first].shape)} in the net; check --net and --class_num"
+            f"{path} does not fit this net: {len(wrong)} of {len(tensors)} tensors differ, first {first}, "
+            f"{has} in the file, {tuple(tensors[first].shape)} in the net; check --net and --class_num"
         )
-    for name, own in wanted.items():
+    for name, own in tensors.items():
         own.set_data(weights[name])

@@ -32,6 +32,7 @@ DEVIATION = np.array([0.2023, 0.1994, 0.2010], np.float32)
 class Pictures:
     """The records of one part of a dataset, on disk. *ends* holds the number of records up to the end of each file."""
 
+    paths: tuple[Path, ...]
     files: tuple[np.ndarray, ...]  # each (records, RECORD) uint8, memory-mapped
     ends: np.ndarray
 
@@ -49,11 +50,10 @@ class Pictures:
         return records[:, 1:].reshape(-1, 3, SIDE, SIDE), records[:, 0].astype(np.int32)
 
 
-def open_pictures(dataset_path: str | None, part: tuple[str, str], class_num: int) -> Pictures:
+def open_pictures(dataset_path: str | None, part: tuple[str, str]) -> Pictures:
     """Open one part, TRAIN or TEST, of the dataset at *dataset_path*.
 
-    Raises InputError when the folder or its files are missing, a file is not a whole number of records, or a label
-    is not below *class_num*.
+    Raises InputError when the folder or its files are missing, or a file is not a whole number of records.
     """
     if not dataset_path:
         raise InputError("--dataset_path is required: a folder with cifar-10-batches-bin/ and cifar-10-verify-bin/")
@@ -66,27 +66,32 @@ def open_pictures(dataset_path: str | None, part: tuple[str, str], class_num: in
     paths = sorted(folder.glob(part[1]))
     if not paths:
         raise InputError(f"no {part[1]} in {folder}")
-    files = tuple(open_file(path, class_num) for path in paths)
-    return Pictures(files, np.cumsum([len(file) for file in files]))
+    files = tuple(open_file(path) for path in paths)
+    return Pictures(tuple(paths), files, np.cumsum([len(file) for file in files]))
 
 
-def open_file(path: Path, class_num: int) -> np.ndarray:
+def open_file(path: Path) -> np.ndarray:
     """Map one file: (records, RECORD) uint8. Raises InputError as open_pictures does."""
     try:
         size = path.stat().st_size
-        if size == 0 or size % RECORD:
+        whole = size - size % RECORD
+        if size == 0 or size != whole:
             raise InputError(
                 f"{path} has {size} bytes, not a whole number of {RECORD}-byte records: it is cut short or "
-                f"no CIFAR-10 binary file; fetch it again or cut it to {size // RECORD * RECORD} bytes"
+                f"no CIFAR-10 binary file; fetch it again" + (f" or cut it to {whole} bytes" if whole else "")
             )
-        records = np.memmap(path, np.uint8, mode="r", shape=(size // RECORD, RECORD))
+        return np.memmap(path, np.uint8, mode="r", shape=(size // RECORD, RECORD))
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}") from exc
-    labels = records[:, 0]
-    if labels.max() >= class_num:
-        number = int(np.argmax(labels >= class_num))
-        raise InputError(f"{path}: picture {number} has label {labels[number]}, but class_num is {class_num}")
-    return records
+
+
+def check_labels(pictures: Pictures, class_num: int) -> None:
+    """Raise InputError, naming the first such picture, when a label is not below *class_num*."""
+    for path, records in zip(pictures.paths, pictures.files):
+        wrong = np.flatnonzero(records[:, 0] >= class_num)
+        if len(wrong):
+            label = records[wrong[0], 0]
+            raise InputError(f"{path}: picture {wrong[0]} has label {label}, but class_num is {class_num}")
 
 
 def steps_per_epoch(pictures: Pictures, batch_size: int, ranks: int) -> int:
@@ -164,7 +169,8 @@ def resize_weights(before: int, after: int) -> np.ndarray:
     centres = (np.arange(after) + 0.5) * scale
     distance = np.abs(np.arange(before) + 0.5 - centres[:, None]) / max(1.0, scale)
     weights = np.maximum(0.0, 1.0 - distance)
-    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    rows: np.ndarray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def batches_in(pictures: Pictures, batch_size: int) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import mindspore as ms
 
+from sknet.config import Config
 from sknet.errors import InputError
 
 
@@ -27,8 +30,13 @@ def choose_device(wanted: str, device_id: int) -> str:
     return target
 
 
-def amp_level(wanted: str, target: str) -> str:
-    """Return the mixed precision level; 'auto' is O2 on Ascend. On CPU half precision is 4 times slower, measured."""
-    if wanted != "auto":
-        return wanted
-    return "O2" if target == "Ascend" else "O0"
+def resolved(config: Config, device_id: int) -> Config:
+    """Choose the device; return the settings with what "auto" turned out to be. Raises as choose_device does.
+
+    Mixed precision is O2 on Ascend. On CPU half precision is 4 times slower, measured.
+    """
+    target = choose_device(config.device_target, device_id)
+    level = config.amp_level
+    if level == "auto":
+        level = "O2" if target == "Ascend" else "O0"
+    return replace(config, device_target=target, amp_level=level)

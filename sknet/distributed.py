@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import socket
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from sknet.config import Config
 from sknet.errors import InputError, SknetError
+from sknet.goodbye import Goodbye
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class World:
 def number(environment: Mapping[str, str], name: str, default: int) -> int:
     """Return the whole number in a variable, or *default* when unset. Raises InputError for anything else."""
     text = environment.get(name) or str(default)
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise InputError(f"environment variable {name} is {text!r}, not a whole number")
     return int(text)
 
@@ -39,14 +38,19 @@ def number(environment: Mapping[str, str], name: str, default: int) -> int:
 def world_of(config: Config, environment: Mapping[str, str]) -> World:
     """Return who this process is, by RANK_SIZE, RANK_ID, DEVICE_ID (of rank tables) or MS_WORKER_NUM, MS_NODE_ID.
 
-    Raises InputError when they disagree with one another or with --device_num.
+    Raises InputError when they disagree with one another or with --device_num, or nothing says how many ranks.
     """
-    ranks = number(environment, "RANK_SIZE", number(environment, "MS_WORKER_NUM", config.device_num or 1))
+    said = {name: number(environment, name, 1) for name in ("RANK_SIZE", "MS_WORKER_NUM") if environment.get(name)}
+    if config.device_num is not None:
+        said["--device_num"] = config.device_num
     device = number(environment, "DEVICE_ID", 0)
+    if not said and config.run_distribute:
+        raise InputError("run_distribute needs RANK_SIZE or --device_num: how many ranks there are")
+    if len(set(said.values())) > 1:
+        raise InputError(f"how many ranks? {', '.join(f'{name}={count}' for name, count in said.items())} disagree")
+    ranks = next(iter(said.values()), 1)
     if not config.run_distribute and ranks == 1:
         return World(device=device)
-    if config.device_num not in (None, ranks):
-        raise InputError(f"--device_num={config.device_num}, but RANK_SIZE says {ranks}")
     rank = number(environment, "RANK_ID", number(environment, "MS_NODE_ID", device))
     if rank >= ranks:
         raise InputError(f"RANK_ID {rank} must be below RANK_SIZE {ranks}")
@@ -93,10 +97,10 @@ def join(world: World, target: str, environment: Mapping[str, str]) -> Callable[
     if (get_rank(), get_group_size()) != (world.rank, world.ranks):
         raise SknetError(
             f"the cluster calls this rank {get_rank()} of {get_group_size()}, "
-            f"the environment {world.rank} of {world.ranks}"
+            f"its environment {world.rank} of {world.ranks}; several hosts under msrun need its --node_rank"
         )
     if target == "CPU":
-        return Goodbye(world, environment["MS_SCHED_HOST"])
+        return Goodbye(world.rank, world.ranks, environment["MS_SCHED_HOST"], total)
     fuse_collectives(world)
     return lambda: None
 
@@ -112,63 +116,13 @@ def fuse_collectives(world: World) -> None:
     )
 
 
-class Goodbye:
-    """Keeps every rank alive until none needs another one any more. Call it once, at the end.
+def total(values: np.ndarray) -> np.ndarray:
+    """Return the sum of the ranks' float32 *values*, the same on every rank."""
+    import mindspore as ms
+    from mindspore import ops
 
-    A rank's last all-reduce returns when its own part is done; a neighbour may still wait for its acknowledgement. On
-    the CPU backend a rank that then exits leaves that neighbour to fail 30 s later ("RingAllReduce wait sending
-    failed"). Another collective cannot help: it would only be the new last one. So the ranks part over a plain TCP
-    connection: each tells rank 0 that it is done, and rank 0 answers once all are. Whoever cannot be reached within
-    LONGEST_WAIT_S is not waited for: the work is done, and parting must not turn it into a failure.
-    """
-
-    LONGEST_WAIT_S = 30.0
-
-    def __init__(self, world: World, scheduler: str) -> None:
-        """Open rank 0's port and tell every rank where it is, by an all-reduce; this also proves that those work."""
-        import mindspore as ms
-        from mindspore import ops
-
-        self._world = world
-        self._listener: socket.socket | None = None
-        where = np.zeros(5, np.float32)  # four bytes of the address, and the port; rank 0 alone adds to the sum
-        if world.rank == 0:
-            self._listener = socket.create_server((address_towards(scheduler), 0), backlog=world.ranks)
-            address, port = self._listener.getsockname()
-            where[:] = [*socket.inet_aton(address), port]
-        *octets, port = ops.AllReduce()(ms.Tensor(where)).asnumpy().astype(int).tolist()
-        self._address = (socket.inet_ntoa(bytes(octets)), port)
-
-    def __call__(self) -> None:
-        try:
-            if self._listener is None:
-                with socket.create_connection(self._address, timeout=self.LONGEST_WAIT_S) as rank_0:
-                    rank_0.sendall(bytes([1]))
-                    rank_0.recv(1)
-            else:
-                self._wait_for_all(self._listener)
-        except OSError:
-            pass
-
-    def _wait_for_all(self, listener: socket.socket) -> None:
-        deadline = time.monotonic() + self.LONGEST_WAIT_S
-        with listener, ExitStack() as connections:
-            waiting: list[socket.socket] = []
-            while len(waiting) < self._world.ranks - 1:
-                listener.settimeout(max(0.01, deadline - time.monotonic()))
-                connection = connections.enter_context(listener.accept()[0])
-                connection.settimeout(max(0.01, deadline - time.monotonic()))
-                if connection.recv(1):
-                    waiting.append(connection)
-            for connection in waiting:
-                connection.sendall(bytes([1]))
-
-
-def address_towards(host: str) -> str:
-    """Return the IPv4 address by which *host*, and so the other ranks, reach this machine. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))
-        return str(probe.getsockname()[0])
+    summed: np.ndarray = ops.AllReduce()(ms.Tensor(values)).asnumpy()
+    return summed
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """What can go wrong, and the exit code of each.
 
-SknetError             1  the run failed: a full disk, a lost peer
+SknetError             1  the run failed: a full disk, ranks that could not meet, a scheduler whose rank died
 ├── DivergedError      1  the loss is no number any more
 └── InputError         2  what the user gave is wrong: an argument, the dataset, a checkpoint, the environment
+
+A peer lost in the midst of training is none of these: MindSpore's own RuntimeError ends the process, with code 1.
 """
 
 from __future__ import annotations

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,7 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
         if config.checkpoint_path is None:
             raise InputError("--checkpoint_path is required: a checkpoint file, or a folder of them")
         paths = checkpoint.find(Path(config.checkpoint_path))
-        pictures = dataset.open_pictures(config.dataset_path, dataset.TEST, config.class_num)
-        files = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
-        cache.separate(environment, "eval", config, World(), str(files))  # checkpoints say which net to build
+        pictures = dataset.open_pictures(config.dataset_path, dataset.TEST)
         evaluate_all(config, given, paths, pictures, environment)
     except SknetError as exc:
         print(f"sknet.eval: {exc}", file=sys.stderr, flush=True)
@@ -62,29 +61,30 @@ def evaluate_all(
     given: frozenset[str],
     paths: Sequence[Path],
     pictures: dataset.Pictures,
-    environment: Mapping[str, str],
+    environment: MutableMapping[str, str],
 ) -> None:
     """Evaluate the checkpoints one after the other and report each. Raises SknetError."""
-    from sknet.device import amp_level, choose_device
+    from sknet.device import resolved
     from sknet.model import build
     from sknet.step import mixed_precision
 
     progress = Progress(environment.get(VARIABLE))
     progress.phase("start")
-    target = choose_device(config.device_target, number(environment, "DEVICE_ID", 0))
-    net, built = None, None
-    for path in paths:
-        weights, origin = checkpoint.read(path)
-        settings = config
-        if origin:
-            settings = replace(config, **{name: getattr(origin, name) for name in RECORDED if name not in given})
-        if net is None or settings != built:
+    config = resolved(config, number(environment, "DEVICE_ID", 0))
+    origins = [checkpoint.origin_of(path) for path in paths]
+    wanted = [following(config, given, origin) for origin in origins]  # settings, one for each checkpoint
+    dataset.check_labels(pictures, min(settings.class_num for settings in wanted))
+    cache.separate(environment, "eval", [settings for settings, _ in groupby(wanted)], World())
+    built = None
+    for path, origin, settings in zip(paths, origins, wanted):
+        if settings != built:
             progress.phase("compile")
             net = build(settings.net, settings.class_num)
-            network = mixed_precision(net, amp_level(settings.amp_level, target))
+            tensors = checkpoint.tensors_of(net)
+            network = mixed_precision(net, settings.amp_level)
             network.set_train(False)
             built = settings
-        checkpoint.load(net, weights, path)
+        checkpoint.load(tensors, checkpoint.read(path), path)
         progress.phase("evaluate")
         result = evaluate(network, pictures, settings.image_size, settings.batch_size)
         print(
@@ -103,6 +103,13 @@ def evaluate_all(
             pictures=result.pictures,
         )
     progress.phase("finish")
+
+
+def following(config: Config, given: frozenset[str], origin: checkpoint.Origin | None) -> Config:
+    """Return the settings for a checkpoint: those that it records, unless they were given."""
+    if origin is None:
+        return config
+    return replace(config, **{name: getattr(origin, name) for name in RECORDED if name not in given})
 
 
 def evaluate(network: nn.Cell, pictures: dataset.Pictures, image_size: int, batch_size: int) -> Result:

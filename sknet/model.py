@@ -1,9 +1,20 @@
 """SKNet: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586.
 
 Read from top to bottom: initial values, the selective kernel convolution, the unit around it, the network.
-Two details are those of the MindSpore recipe (mindspore-ai/models, research/cv/sknet), whose checkpoints and
-parameter counts this net keeps: the attention has a bias where the paper has a batch norm, and a batch norm follows
-the selective kernels. The activations are the paper's.
+Two details are those of the published MindSpore recipe (mindspore-ai/models, research/cv/sknet), whose parameter
+counts this net keeps, not the names in its checkpoints: the attention has a bias where the paper has a batch norm, and
+a batch norm follows the selective kernels.
+
+What deliberately differs from that recipe, here and in its training:
+
+- Activations are the paper's; the recipe has none after the first convolution of a unit and none in the attention.
+- Batch norms start with a scale of 1, or of 0 at the end of a unit; the recipe draws most scales from +-0.07.
+- The attention starts like any convolution, Kaiming fan-out; the recipe takes the head's narrow normal for it.
+- Running statistics keep 0.9 of their value in a step (bn_momentum), so that they are right after some 50 steps; the
+  recipe keeps 0.99, and 0.95 inside the selective kernels.
+- Under mixed precision batch norms stay in full precision; the recipe sets keep_batchnorm_fp32=False.
+- The learning rate ends at lr_end, where the recipe's schedule ends at 0.
+- The last, partial batch of an evaluation counts.
 
 Letters in shape comments: B pictures, C channels, H and W height and width, M branches, D attention width.
 """
@@ -158,7 +169,7 @@ class SKNet(nn.Cell):
                 units.append(SKUnit(rng, inputs, outputs, stride, shape.groups, bn_momentum))
                 inputs = outputs
         self.stages = nn.SequentialCell(units)
-        # Normal of deviation 0.01, cut off at two deviations: the seed recipe's head.
+        # Normal of deviation 0.01, cut off at two deviations: the published recipe's head.
         weight = rng.standard_normal((class_num, inputs), dtype=np.float32)
         while (far := np.abs(weight) > 2.0).any():
             weight[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)

@@ -123,5 +123,9 @@ def momentum_optimizer(net: nn.Cell, momentum: float, weight_decay: float) -> nn
 
 
 def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:
-    """Return the net with its parts cast to half precision as *level* O0 to O3 says; the parameters stay the net's."""
+    """Return the net with its parts cast to half precision as *level* O0, O2 or O3 says.
+
+    This changes the net itself: batch norms get a cell around them that keeps them in full precision, and so other
+    names. The parameters stay the same objects; see checkpoint.tensors_of().
+    """
     return net if level == "O0" else ms.amp.auto_mixed_precision(net, level)

@@ -9,14 +9,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sknet import cache, dataset, schedule
-from sknet.checkpoint import Keeper, Origin, load, prepare_folder, read
+from sknet.checkpoint import Keeper, Origin, load, origin_of, prepare_folder, read, tensors_of
 from sknet.config import Config, help_text, parse
 from sknet.distributed import World, join, schedule_only, world_of
 from sknet.errors import DivergedError, InputError, SknetError
@@ -36,13 +36,13 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
         if schedule_only(environment):
             return 0
         world = world_of(config, environment)
-        pictures = dataset.open_pictures(config.dataset_path, dataset.TRAIN, config.class_num)
+        pictures = dataset.open_pictures(config.dataset_path, dataset.TRAIN)
+        dataset.check_labels(pictures, config.class_num)
         dataset.steps_per_epoch(pictures, config.batch_size, world.ranks)
         if config.pre_trained and not Path(config.pre_trained).is_file():
             raise InputError(f"no checkpoint at {config.pre_trained}; see --pre_trained")
         if config.save_checkpoint and world.rank == 0:
             prepare_folder(Path(config.save_checkpoint_path))
-        cache.separate(environment, "train", config, world)
         train(config, pictures, world, environment)
     except SknetError as exc:
         print(f"sknet.train: {exc}", file=sys.stderr, flush=True)
@@ -50,26 +50,29 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
     return 0
 
 
-def train(config: Config, pictures: dataset.Pictures, world: World, environment: Mapping[str, str]) -> None:
+def train(config: Config, pictures: dataset.Pictures, world: World, environment: MutableMapping[str, str]) -> None:
     """Train the net that *config* describes on this rank's share of the pictures. Raises SknetError."""
-    from sknet.device import amp_level, choose_device
+    from sknet.device import resolved
     from sknet.model import build
     from sknet.step import TrainStep, mixed_precision, momentum_optimizer
 
     progress = Progress(environment.get(VARIABLE))
     progress.phase("start")
-    target = choose_device(config.device_target, world.device)
-    part = join(world, target, environment)
+    config = resolved(config, world.device)
+    cache.separate(environment, "train", [config], world)
+    if config.pre_trained:
+        check_start(config, Path(config.pre_trained))
+    part = join(world, config.device_target, environment)
 
     net = build(config.net, config.class_num, config.bn_momentum, config.seed)
+    tensors = tensors_of(net)
     if config.pre_trained:
-        weights, _ = read(Path(config.pre_trained))
-        load(net, weights, Path(config.pre_trained))
+        load(tensors, read(Path(config.pre_trained)), Path(config.pre_trained))
     steps = dataset.steps_per_epoch(pictures, config.batch_size, world.ranks)
     rates = schedule.rates(config, steps)
-    network = mixed_precision(net, amp_level(config.amp_level, target))
+    network = mixed_precision(net, config.amp_level)
     optimizer = momentum_optimizer(network, config.momentum, config.weight_decay)
-    step = TrainStep(network, optimizer, config.loss_scale, world.ranks, packed=target == "CPU")
+    step = TrainStep(network, optimizer, config.loss_scale, world.ranks, packed=config.device_target == "CPU")
     step.set_train()
     keeper = Keeper(Path(config.save_checkpoint_path), config.keep_checkpoint_max)
 
@@ -83,7 +86,7 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
         due = epoch % config.save_checkpoint_epochs == 0 or epoch == config.epoch_size
         if config.save_checkpoint and due and world.rank == 0:
             progress.phase("checkpoint")
-            saved = keeper.save(net, Origin(config.net, config.class_num, config.image_size, epoch, steps))
+            saved = keeper.save(tensors, Origin(config.net, config.class_num, config.image_size, epoch, steps))
             progress.write(
                 "checkpoint",
                 path=str(saved.path),
@@ -94,6 +97,19 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
             )
     part()
     progress.phase("finish")
+
+
+def check_start(config: Config, path: Path) -> None:
+    """Raise InputError for a damaged or unfitting checkpoint before other ranks wait for this one.
+
+    A checkpoint that another program wrote does not say what it holds: load() finds out.
+    """
+    origin = origin_of(path)
+    if origin and (origin.net, origin.class_num) != (config.net, config.class_num):
+        raise InputError(
+            f"{path} does not fit this net: it holds {origin.net} for {origin.class_num} classes, "
+            f"not {config.net} for {config.class_num}; check --net and --class_num"
+        )
 
 
 def run_epoch(

@@ -28,7 +28,7 @@ def main(folder: str, batch_size: int, way: str) -> None:
     net = nn.SequentialCell(nn.Flatten(), nn.Dense(3 * 32 * 32, 10, weight_init=ms.Tensor(weight), bias_init="zeros"))
     optimizer = momentum_optimizer(net, momentum=0.9, weight_decay=0.1)
     step = TrainStep(net, optimizer, loss_scale=1024.0, ranks=world.ranks, packed=way == "packed")
-    pictures = dataset.open_pictures(folder, dataset.TRAIN, 10)
+    pictures = dataset.open_pictures(folder, dataset.TRAIN)
     for epoch in range(1, 5):
         for images, labels in dataset.training_batches(pictures, 32, batch_size, world.rank, world.ranks, 1, epoch):
             loss = step(ms.Tensor(images), ms.Tensor(labels), ms.Tensor(0.01, ms.float32))

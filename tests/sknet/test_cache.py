@@ -3,6 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from sknet.cache import graph_key, separate
 from sknet.config import Config
 from sknet.distributed import World
@@ -15,26 +17,34 @@ def test_graphs_that_differ_never_share_a_cache_folder() -> None:
         for name, value in (
             ("net", "sknet26"), ("class_num", 9), ("image_size", 32), ("batch_size", 16), ("momentum", 0.5),
             ("weight_decay", 0.0), ("loss_scale", 1.0), ("bn_momentum", 0.5), ("amp_level", "O2"),
+            ("device_target", "Ascend"),
         )
     ]  # fmt: skip
-    keys = [graph_key("train", each, World()) for each in [config, *others]]
-    keys += [graph_key("eval", config, World()), graph_key("train", config, World(1, 2))]
+    keys = [graph_key("train", [each], World()) for each in [config, *others]]
+    keys += [graph_key("eval", [config], World()), graph_key("train", [config], World(1, 2))]
+    keys += [graph_key("train", several, World()) for several in ([config, others[0]], [others[0], config])]
     assert len(set(keys)) == len(keys)
 
 
 def test_what_is_no_part_of_the_graph_keeps_its_cache() -> None:
     other = Config(epoch_size=30, lr_max=0.2, seed=5, save_checkpoint_path="elsewhere", dataset_path="there")
-    assert graph_key("train", other, World()) == graph_key("train", Config(), World())
+    assert graph_key("train", [other], World()) == graph_key("train", [Config()], World())
+
+
+def test_unlike_machines_that_share_a_home_share_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = graph_key("train", [Config()], World())
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    assert graph_key("train", [Config()], World()) != here
 
 
 def test_only_a_cache_that_is_wanted_gets_a_folder() -> None:
     path = {"MS_COMPILER_CACHE_PATH": "/cache"}
     for environment in ({}, path, {"MS_COMPILER_CACHE_ENABLE": "1"}, {**path, "MS_COMPILER_CACHE_ENABLE": "0"}):
         before = dict(environment)
-        separate(environment, "train", Config(), World())
+        separate(environment, "train", [Config()], World())
         assert environment == before
     environment = {**path, "MS_COMPILER_CACHE_ENABLE": "1"}
-    separate(environment, "train", Config(), World())
+    separate(environment, "train", [Config()], World())
     assert Path(environment["MS_COMPILER_CACHE_PATH"]).parent == Path("/cache")
 
 

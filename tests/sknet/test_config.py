@@ -49,6 +49,7 @@ def test_both_spellings_of_a_value_and_any_case_of_a_boolean_are_read() -> None:
     ("arguments", "says"),
     [
         (["--epoch_sise=3"], "did you mean epoch_size"),
+        (["--amp_level=O1"], "one of auto, O0, O2, O3"),
         (["--net=sknet5"], "did you mean sknet50"),
         (["--batch_size=many"], "a whole number"),
         (["--batch_size=2.5"], "a whole number"),

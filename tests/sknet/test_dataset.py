@@ -50,7 +50,7 @@ def test_every_epoch_has_an_order_of_its_own_and_a_seed_repeats_it() -> None:
 
 
 def test_a_picture_is_cropped_alike_whichever_rank_gets_it(small_dataset: Path) -> None:
-    pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN, 10)
+    pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN)
     one = next(dataset.training_batches(pictures, 32, 8, 0, 1, 1, 1))
     two = [next(dataset.training_batches(pictures, 32, 4, rank, 2, 1, 1)) for rank in range(2)]
     assert np.array_equal(one[0], np.concatenate([images for images, _ in two]))
@@ -66,7 +66,7 @@ def test_pictures_are_read_across_files_of_any_number_of_records(tmp_path: Path)
         data_batch_3=records([5, 6]),
         batches_meta=b"no pictures",
     )
-    pictures = dataset.open_pictures(str(tmp_path), dataset.TRAIN, 10)
+    pictures = dataset.open_pictures(str(tmp_path), dataset.TRAIN)
     assert len(pictures) == 6
     pixels, labels = pictures.read(np.array([5, 0, 3, 3]))
     assert labels.tolist() == [6, 1, 4, 4]
@@ -77,7 +77,7 @@ def test_pictures_are_read_across_files_of_any_number_of_records(tmp_path: Path)
 @given(st.integers(1, 40), st.integers(1, 17))
 def test_evaluation_counts_every_picture_exactly_once(count: int, batch: int) -> None:
     file = np.frombuffer(records([number for number in range(count)]), np.uint8).reshape(-1, dataset.RECORD)
-    pictures = dataset.Pictures((file,), np.array([count]))
+    pictures = dataset.Pictures((Path("test.bin"),), (file,), np.array([count]))
     seen = []
     for images, labels, counting in dataset.test_batches(pictures, 32, batch):
         assert images.shape == (batch, 3, 32, 32)
@@ -117,7 +117,7 @@ def test_a_crop_without_a_shift_is_the_picture_and_a_flip_mirrors_it() -> None:
 def test_what_is_wrong_with_a_dataset_is_said_in_one_line(tmp_path: Path) -> None:
     def complaint() -> str:
         with pytest.raises(InputError) as raised:
-            dataset.open_pictures(str(tmp_path), dataset.TRAIN, 10)
+            dataset.open_pictures(str(tmp_path), dataset.TRAIN)
         assert "\n" not in str(raised.value)
         return str(raised.value)
 
@@ -127,14 +127,22 @@ def test_what_is_wrong_with_a_dataset_is_said_in_one_line(tmp_path: Path) -> Non
     write(tmp_path, dataset.TRAIN, data_batch_1=records([1, 2])[:-1])
     assert "6145 bytes" in complaint()
     assert "cut it to 3073" in complaint()
-    write(tmp_path, dataset.TRAIN, data_batch_1=b"")
-    assert "0 bytes" in complaint()
-    write(tmp_path, dataset.TRAIN, data_batch_1=records([9, 10]))
-    assert "picture 1 has label 10, but class_num is 10" in complaint()
+    for short in (b"", records([1])[:-1]):
+        write(tmp_path, dataset.TRAIN, data_batch_1=short)
+        assert f"{len(short)} bytes" in complaint()
+        assert complaint().endswith("fetch it again")
+
+
+def test_the_first_label_that_is_no_class_is_named_with_its_file(tmp_path: Path) -> None:
+    write(tmp_path, dataset.TRAIN, data_batch_1=records([1, 2]), data_batch_2=records([3, 10, 9, 11]))
+    pictures = dataset.open_pictures(str(tmp_path), dataset.TRAIN)
+    dataset.check_labels(pictures, 12)
+    with pytest.raises(InputError, match=r"data_batch_2\.bin: picture 1 has label 10, but class_num is 10"):
+        dataset.check_labels(pictures, 10)
 
 
 def test_too_few_pictures_for_one_step_are_refused(small_dataset: Path) -> None:
-    pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN, 10)
+    pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN)
     assert dataset.steps_per_epoch(pictures, 65, 2) == 1
     with pytest.raises(InputError, match="lower --batch_size"):
         dataset.steps_per_epoch(pictures, 66, 2)

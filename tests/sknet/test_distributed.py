@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sknet.config import Config
-from sknet.distributed import World, whole_machine, world_of
-from sknet.errors import InputError
+from sknet.distributed import World, join, whole_machine, world_of
+from sknet.errors import InputError, SknetError
 
 SCRIPT = Path(__file__).with_name("ranks_without_batch_norm.py")
 
@@ -25,6 +25,7 @@ SCRIPT = Path(__file__).with_name("ranks_without_batch_norm.py")
         ({"RANK_SIZE": "1", "RANK_ID": "0"}, Config(), World(0, 1, 0)),
         ({"RANK_SIZE": "8", "RANK_ID": "3", "DEVICE_ID": "1"}, Config(), World(3, 8, 1)),
         ({"MS_WORKER_NUM": "4", "MS_NODE_ID": "2"}, Config(), World(2, 4, 0)),
+        ({"RANK_SIZE": "4", "MS_WORKER_NUM": "4", "RANK_ID": "1"}, Config(device_num=4), World(1, 4, 0)),
         ({"RANK_ID": "6", "DEVICE_ID": "6"}, Config(run_distribute=True, device_num=8), World(6, 8, 6)),
         ({"DEVICE_ID": "6"}, Config(run_distribute=True, device_num=8), World(6, 8, 6)),
     ],
@@ -38,7 +39,10 @@ def test_a_rank_knows_itself_from_its_environment(environment: dict[str, str], c
     [
         ({"RANK_SIZE": "two"}, Config(), "RANK_SIZE is 'two'"),
         ({"RANK_SIZE": "2", "RANK_ID": "2"}, Config(), "RANK_ID 2 must be below RANK_SIZE 2"),
-        ({"RANK_SIZE": "2", "RANK_ID": "0"}, Config(device_num=8), "--device_num=8, but RANK_SIZE says 2"),
+        ({"RANK_SIZE": "\u00b2"}, Config(), "not a whole number"),
+        ({"RANK_SIZE": "2", "RANK_ID": "0"}, Config(device_num=8), "RANK_SIZE=2, --device_num=8 disagree"),
+        ({"RANK_SIZE": "2", "MS_WORKER_NUM": "4"}, Config(), "RANK_SIZE=2, MS_WORKER_NUM=4 disagree"),
+        ({"DEVICE_ID": "3"}, Config(run_distribute=True), "run_distribute needs RANK_SIZE or --device_num"),
     ],
 )
 def test_an_environment_that_contradicts_itself_is_refused(
@@ -46,6 +50,13 @@ def test_an_environment_that_contradicts_itself_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=says):
         world_of(config, environment)
+
+
+def test_a_cluster_that_numbers_a_rank_differently_is_an_error_with_a_hint(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("init", None), ("get_rank", 0), ("get_group_size", 2)):
+        monkeypatch.setattr(f"mindspore.communication.{name}", lambda value=value: value)
+    with pytest.raises(SknetError, match=r"rank 0 of 2, its environment 1 of 2; .*--node_rank"):
+        join(World(1, 2), "Ascend", {})
 
 
 def test_the_cpu_affinity_comes_back_after_joining() -> None:

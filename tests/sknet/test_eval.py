@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ class Guess(nn.Cell):
 def test_accuracy_counts_the_first_guess_and_the_first_five_over_every_picture() -> None:
     labels = [3] * 10 + [7] * 4 + [0] * 9  # 23 pictures, in batches of 5 the last is partial
     file = np.frombuffer(b"".join(bytes([label]) + bytes(3072) for label in labels), np.uint8).reshape(-1, RECORD)
-    result = evaluate(Guess(), Pictures((file,), np.array([23])), 32, 5)
+    result = evaluate(Guess(), Pictures((Path("test.bin"),), (file,), np.array([23])), 32, 5)
     assert result.pictures == 23
     assert result.top_1_accuracy == 10 / 23
     assert result.top_5_accuracy == 14 / 23

@@ -19,8 +19,8 @@ def test_the_same_arguments_give_the_same_bytes_and_another_seed_gives_others(tm
 
 def test_training_and_test_pictures_differ_and_every_class_is_there(tmp_path: Path) -> None:
     sample.make(tmp_path, 30, 30)
-    train = dataset.open_pictures(str(tmp_path), dataset.TRAIN, 10).read(np.arange(30))
-    test = dataset.open_pictures(str(tmp_path), dataset.TEST, 10).read(np.arange(30))
+    train = dataset.open_pictures(str(tmp_path), dataset.TRAIN).read(np.arange(30))
+    test = dataset.open_pictures(str(tmp_path), dataset.TEST).read(np.arange(30))
     assert not np.array_equal(train[0], test[0])
     assert np.bincount(train[1]).tolist() == [3] * 10
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
 import pytest
 
-from sknet import checkpoint
+from sknet import checkpoint, dataset, sample
+from sknet.model import build
 
 TINY = (
     "--net=sknet_tiny",
@@ -141,12 +143,74 @@ def test_no_checkpoint_is_written_when_none_is_wanted(run_module, small_dataset:
     assert not (tmp_path / "ckpt").exists()
 
 
-def test_mixed_precision_trains_too(run_module, small_dataset: Path) -> None:
-    done = run_module(
-        "sknet.train", f"--dataset_path={small_dataset}", *TINY, "--amp_level=O2", "--save_checkpoint=false"
-    )
+def test_what_mixed_precision_trained_is_read_with_and_without_it(run_module, small_dataset: Path) -> None:
+    mixed = (f"--dataset_path={small_dataset}", *TINY, "--amp_level=O2")
+    first = run_module("sknet.train", *mixed, "--save_checkpoint_path=first")
+    assert first.returncode == 0, first.stderr
+    assert len(STEP.findall(first.stdout)) == 24
+    done = run_module("sknet.eval", f"--dataset_path={small_dataset}", "--checkpoint_path=first", "--amp_level=O0")
     assert done.returncode == 0, done.stderr
-    assert len(STEP.findall(done.stdout)) == 24
+    assert done.stdout.count("result:") == 2
+    further = run_module(
+        "sknet.train", *mixed, "--pre_trained=first/sknet_tiny-2_8.ckpt", "--pretrain_epoch_size=2",
+        "--save_checkpoint=false",
+    )  # fmt: skip
+    assert further.returncode == 0, further.stderr
+    loss_of = {(int(epoch), int(step)): float(loss) for epoch, step, loss in STEP.findall(further.stdout)}
+    assert loss_of[3, 1] == pytest.approx(float(STEP.findall(first.stdout)[16][2]), rel=0.01)  # the same weights
+
+
+@pytest.mark.parametrize(("harm", "says"), [("net", "does not fit this net"), ("damage", "damaged")])
+def test_a_first_checkpoint_that_is_no_good_is_noticed_before_the_ranks_meet(
+    run_module, small_dataset: Path, tmp_path: Path, harm: str, says: str
+) -> None:
+    """Nobody serves as the scheduler: who tried to meet the others would wait for it for minutes."""
+    net = build("sknet_tiny", 7 if harm == "net" else 10)
+    origin = checkpoint.Origin("sknet_tiny", net.head.out_channels, 32, 1, 4)
+    path = checkpoint.Keeper(tmp_path, 1).save(checkpoint.tensors_of(net), origin).path
+    if harm == "damage":
+        os.truncate(path, path.stat().st_size // 2)
+    done = run_module(
+        "sknet.train", f"--dataset_path={small_dataset}", *TINY, f"--pre_trained={path}",
+        MS_ROLE="MS_WORKER", MS_SCHED_HOST="127.0.0.1", MS_SCHED_PORT="1", MS_WORKER_NUM="2", MS_NODE_ID="0",
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert says in done.stderr.splitlines()[-1]
+
+
+def test_labels_are_compared_with_the_classes_that_the_checkpoint_knows(run_module, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / dataset.TEST[0]
+    folder.mkdir(parents=True)
+    (folder / "test_batch.bin").write_bytes(b"".join(bytes([label]) + bytes(3072) for label in (1, 4, 99)))
+    done = {}
+    for class_num in (5, 100):
+        keeper = checkpoint.Keeper(tmp_path / f"of-{class_num}", 1)
+        checkpoint.prepare_folder(tmp_path / f"of-{class_num}")
+        tensors = checkpoint.tensors_of(build("sknet_tiny", class_num))
+        path = keeper.save(tensors, checkpoint.Origin("sknet_tiny", class_num, 32, 1, 4)).path
+        done[class_num] = run_module("sknet.eval", "--dataset_path=data", f"--checkpoint_path={path}")
+    assert done[100].returncode == 0, done[100].stderr
+    assert done[5].returncode == 2
+    assert "picture 2 has label 99, but class_num is 5" in done[5].stderr.splitlines()[-1]
+
+
+def test_evaluating_again_whatever_the_checkpoint_finds_the_compiled_graph(run_module, tmp_path: Path) -> None:
+    sample.make(tmp_path / "data", 10, 10)
+    cached = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(tmp_path / "cache")}
+    results = []
+    for seed in (1, 2):
+        tensors = checkpoint.tensors_of(build("sknet_tiny", 10, seed=seed))
+        path = checkpoint.Keeper(tmp_path, 2).save(tensors, checkpoint.Origin("sknet_tiny", 10, 32, seed, 4)).path
+        for variables in (cached, {}):
+            done = run_module(
+                "sknet.eval", "--dataset_path=data", f"--checkpoint_path={path}",
+                ASCENDRUN_PROGRESS=str(tmp_path / "progress.jsonl"), **variables,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            results.append(progress_of(tmp_path / "progress.jsonl", "evaluation")[-1]["loss"])
+    assert results[0] == results[1] != results[2] == results[3]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").rglob("*.mindir"))) == 1
 
 
 @pytest.mark.parametrize(
