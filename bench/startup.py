@@ -59,7 +59,8 @@ def commands(ranks: int, rank: Path, python: str) -> "dict[str, list[str]]":
 def measure(command: "list[str]", ranks: int, folder: Path, limit_s: float = 90) -> float:
     """Return the seconds from the start of *command* until the last of its ranks was up."""
     stamps = Path(tempfile.mkdtemp(dir=folder))
-    environment = {**os.environ, "BENCH_STAMPS": str(stamps), "ASCENDRUN_HOME": str(folder / "home")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # msrun runs whatever `python` is
+    environment = {**os.environ, "PATH": path, "BENCH_STAMPS": str(stamps), "ASCENDRUN_HOME": str(folder / "home")}
     began = time.monotonic()
     running = subprocess.Popen(
         command,

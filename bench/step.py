@@ -30,7 +30,8 @@ WARM_UP_STEPS = 2
 def measure(command: "list[str]", folder: Path, limit_s: float) -> float:
     """Return the median seconds of a step of rank 0, compile and warm-up left out."""
     steps = Path(tempfile.mkdtemp(dir=folder))
-    environment = {**os.environ, "BENCH_STEPS": str(steps), "ASCENDRUN_HOME": str(folder / "home")}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # msrun runs whatever `python` is
+    environment = {**os.environ, "PATH": path, "BENCH_STEPS": str(steps), "ASCENDRUN_HOME": str(folder / "home")}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=limit_s)
     if done.returncode:
         raise SystemExit(f"{command[0]} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

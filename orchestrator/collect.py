@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO, Optional
+from typing import Any, BinaryIO, Optional
 
 from orchestrator.errors import AscendrunError, RunDirError
 from orchestrator.monitor import Follower, current_state
 from orchestrator.runstate import RunState
 from orchestrator.store import Run
+from orchestrator.supervisor.masking import MASK, looks_secret
+from orchestrator.supervisor.progress import open_regular
 from orchestrator.supervisor.rundir import PLAN, write_atomically
 
 MANIFEST = "manifest.json"
@@ -23,6 +25,7 @@ SUMS = "SHA256SUMS"
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 20
 _KINDS = {".ckpt": "checkpoint", ".safetensors": "checkpoint", ".log": "log", ".jsonl": "metrics", ".json": "record"}
+_PRIVATE = ("host_plan.json", PLAN)  # with the environment of the ranks, secrets and all
 _SKIPPED = (".lock", ".pid", ".tmp")  # of use only while the run goes on; or a checkpoint half written
 
 
@@ -47,6 +50,8 @@ def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]"
     collected = []
     try:
         destination.mkdir(parents=True, exist_ok=True)
+        collected.append(_write_plan(run, destination / PLAN))
+        tell(collected[0])
         for source, name in [*_files(run.run_dir.root), *_checkpoints_elsewhere(run, state)]:
             try:
                 file = _copy(source, destination / name, name)
@@ -123,30 +128,55 @@ def _refuse_foreign(run: Run, destination: Path) -> None:
 
 
 def _files(root: Path) -> "Iterator[tuple[Path, str]]":
-    """Yield the regular files of a run and their names below it, the plan first; links are not followed out of it."""
-    yield root / PLAN, PLAN
+    """Yield the regular files of a run and their names below it but for the plans; links are not followed out of it."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
             path = Path(folder) / name
-            hidden = name.startswith(".") or name == "host_plan.json" or path == root / PLAN
+            hidden = name.startswith(".") or name in _PRIVATE
             if not hidden and path.suffix not in _SKIPPED and path.is_file() and not path.is_symlink():
                 yield path, str(path.relative_to(root))
 
 
 def _checkpoints_elsewhere(run: Run, state: RunState) -> "Iterator[tuple[Path, str]]":
-    """Yield the checkpoints that the ranks said they wrote outside the run's folder."""
+    """Yield the checkpoints that the ranks said they wrote outside the run's folder, each once."""
+    seen = set()
     for checkpoint in state.checkpoints:
-        path = Path(str(checkpoint.get("path")))
+        process = run.plan.ranks[checkpoint["rank"]].process
+        folder = process.working_directory or run.run_dir.work_folder(process.folder)
+        path = Path(os.path.abspath(os.path.join(folder, str(checkpoint.get("path")))))
         inside = run.run_dir.root in path.parents
-        if not inside and _KINDS.get(path.suffix) == "checkpoint" and path.is_file():
-            yield path, f"checkpoints/rank-{checkpoint['rank']}/{path.name}"
+        if not inside and path not in seen and _KINDS.get(path.suffix) == "checkpoint" and path.is_file():
+            seen.add(path)
+            # Under its whole path: two of one name, in two folders, are two.
+            yield path, f"checkpoints/rank-{checkpoint['rank']}/{path.relative_to(path.anchor)}"
+
+
+def _write_plan(run: Run, target: Path) -> CollectedFile:
+    text = _plan_without_secrets(run).encode("utf-8", "surrogateescape")
+    changed = not target.is_file() or target.read_bytes() != text
+    if changed:
+        write_atomically(target, text.decode("utf-8", "surrogateescape"), mode=0o600)
+    return CollectedFile(PLAN, "record", len(text), hashlib.sha256(text).hexdigest(), copied=changed)
+
+
+def _plan_without_secrets(run: Run) -> str:
+    """Return `plan.json` as it may be handed on: masked where a name says that its value is secret."""
+
+    def mask(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: MASK if looks_secret(key) and isinstance(item, str) else mask(item) for key, item in value.items()
+            }
+        return [mask(item) for item in value] if isinstance(value, list) else value
+
+    return json.dumps(mask(json.loads(run.run_dir.plan.read_bytes())), indent=1) + "\n"
 
 
 def _copy(source: Path, target: Path, name: str) -> CollectedFile:
     kind = _KINDS.get(source.suffix, "other")
     # One open file is hashed or copied to its end as of now: a log may grow meanwhile, a checkpoint be replaced.
-    with source.open("rb") as reader:
+    with open_regular(source) as reader:
         stat = os.fstat(reader.fileno())
         if target.is_file() and target.stat().st_size == stat.st_size:
             digest = _digest(reader, stat.st_size)

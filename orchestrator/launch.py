@@ -17,6 +17,8 @@ from orchestrator.inventory import select_devices
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, compile_cache_key, make_plan
 from orchestrator.store import Run, Store
+from orchestrator.supervisor.journal import read_events
+from orchestrator.supervisor.masking import MASK, looks_secret
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 from orchestrator.transport import local
 
@@ -58,7 +60,7 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
         environment=environment,
         python=sys.executable,
         launched_from=os.getcwd(),
-        command_line=request.command_line,
+        command_line=_without_secrets(request.command_line),
         dataset=dataset,
         compile_cache=compile_cache(spec, len(devices), host.backend),
     )
@@ -85,12 +87,12 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
     try:
         write_run(run)
         local.start_supervisor(run.run_dir)
-    except OSError as exc:
-        store.forget(plan.name, root)
-        raise RunDirError(f"cannot write the run folder {root}: {exc.strerror}; choose another --run-dir") from exc
-    except BaseException:
-        if not run.run_dir.journal.exists():  # else ranks may be running in it
+    except BaseException as exc:
+        if not read_events(run.run_dir.journal)[0]:  # else ranks may be running in it
             store.forget(plan.name, root)
+        if isinstance(exc, OSError):
+            reason = f"cannot write the run folder {root}: {exc.strerror}; choose another --run-dir"
+            raise RunDirError(reason) from exc
         raise
     return run
 
@@ -102,6 +104,17 @@ def write_run(run: Run) -> None:
     # 0600: the environment that a job gives its ranks may hold secrets
     write_atomically(run.run_dir.host_plan, host_plan.to_json(), mode=0o600)
     write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
+
+
+def _without_secrets(words: Sequence[str]) -> "tuple[str, ...]":
+    """Mask the values of `environment.NAME=VALUE` whose name looks secret: the plan is kept and handed on."""
+    masked = []
+    for word in words:
+        setting, equals, _ = word.partition("=")
+        variable = setting.rpartition("environment.")[2]
+        hidden = bool(equals) and variable != setting and looks_secret(variable)
+        masked.append(f"{setting}={MASK}" if hidden else word)
+    return tuple(masked)
 
 
 def _folder(request: LaunchRequest, name: str) -> Path:

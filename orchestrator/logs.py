@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from orchestrator.errors import RunNotFoundError
-from orchestrator.monitor import Follower
+from orchestrator.errors import RunDirError, RunNotFoundError
+from orchestrator.monitor import Follower, ensure_supervised
 from orchestrator.store import Run
 from orchestrator.supervisor.hostplan import SCHEDULER
 from orchestrator.supervisor.linux import Watcher
-from orchestrator.supervisor.progress import LineTail, last_lines
+from orchestrator.supervisor.progress import LineTail, last_lines, open_regular
 
 _FOLD_WINDOW = 2000  # lines of one rank within which the same line of another is found
 _MOST_LINE = 1 << 20  # characters of a line that are shown
@@ -117,8 +117,10 @@ def follow(run: Run, chosen: Sequence[Source], tail: Optional[int] = None) -> "I
                 continue  # there may be more at once
             if finished:
                 break
-            finished = follower.state().finished
+            state = follower.state()
+            finished = state.finished
             if not finished:
+                ensure_supervised(run, state)  # else a run whose supervisor was killed never ends
                 watcher.wait(_FOLLOW_S)
         rest = [(source, _text(rest)) for source in chosen if (rest := tails[source.label].rest())]
         if rest:
@@ -143,11 +145,13 @@ def _lines(path: Path, tail: Optional[int]) -> "Iterator[str]":
         yield from map(_seen, last_lines(path, tail, _TAIL_BYTES))
         return
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.readline(_MOST_LINE):
                 yield _text(block.rstrip(b"\n"))
     except FileNotFoundError:
         return  # the process has not started
+    except OSError as exc:
+        raise RunDirError(f"{path}: {exc.strerror}") from exc
 
 
 def _text(line: bytes) -> str:

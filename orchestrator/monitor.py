@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Iterator
 from typing import Optional
 
 from orchestrator.runstate import Outcome, RunState, fold, initial_state
 from orchestrator.store import Run
+from orchestrator.supervisor import ownership
 from orchestrator.supervisor.journal import read_events
 from orchestrator.supervisor.linux import Watcher
-from orchestrator.supervisor.main import supervisor_identity
+from orchestrator.supervisor.process import Place, send_signal
 from orchestrator.supervisor.rundir import write_atomically
 from orchestrator.transport import local
 
@@ -60,15 +62,21 @@ def ensure_supervised(run: Run, state: RunState) -> bool:
     """
     if state.finished or state.outcome is Outcome.NOT_STARTED:
         return False
-    if not run.run_dir.host_plan.exists():
-        return False  # a collected copy: its ranks are another folder's
-    identity = supervisor_identity(run.run_dir)
-    if identity is not None and identity.is_alive():
+    owner = ownership.owner(run.run_dir)
+    if (owner is not None and owner.is_alive()) or not ownership.may_adopt(run.run_dir):
         return False
     if Follower(run).state().finished:  # it ended between the two looks
         return False
     local.start_supervisor(run.run_dir)
     return True
+
+
+def lives_elsewhere(run: Run, state: RunState) -> Optional[str]:
+    """Return the machine on which an unfinished run lives, if it is not this one (or another container of it)."""
+    owner = ownership.owner(run.run_dir)
+    if state.finished or owner is None or owner.place == Place.here() or ownership.may_adopt(run.run_dir):
+        return None
+    return owner.place.host
 
 
 def current_state(run: Run) -> RunState:
@@ -93,5 +101,12 @@ def request_stop(run: Run, *, by: str, grace_s: Optional[float] = None) -> None:
     *grace_s* None: as the job says. Raises HostError or OSError.
     """
     grace_s = run.plan.spec.grace_s if grace_s is None else grace_s
-    write_atomically(run.run_dir.stop_request, json.dumps({"grace_s": grace_s, "by": by}))
-    ensure_supervised(run, Follower(run).state())
+    state = Follower(run).state()
+    try:
+        write_atomically(run.run_dir.stop_request, json.dumps({"grace_s": grace_s, "by": by}))
+    except OSError:
+        # The disk is full: a signal says the same, but for the grace.
+        owner = ownership.owner(run.run_dir)
+        if owner is None or not owner.is_alive() or not send_signal(owner.identity.pid, signal.SIGTERM):
+            raise
+    ensure_supervised(run, state)

@@ -10,11 +10,22 @@ from typing import Any, Optional
 from orchestrator.inventory import Device, Host
 from orchestrator.jobspec import JobSpec, Scalar
 from orchestrator.supervisor.hostplan import SCHEDULER, HostPlan, ProcessPlan
+from orchestrator.supervisor.masking import MASK
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
 from orchestrator.supervisor.rundir import RunDir
 
 # MindSpore's scheduler needs no line of the user's script (msrun runs the script once more for it).
 _SCHEDULER_PROGRAM = "from mindspore.communication import init; init()"
+# What says to MindSpore that it is one of several; left over in somebody's shell, it misleads an evaluation.
+_MEETING_VARIABLES = (
+    "MS_ROLE",
+    "MS_NODE_ID",
+    "MS_WORKER_NUM",
+    "MS_SCHED_HOST",
+    "MS_SCHED_PORT",
+    "RANK_TABLE_FILE",
+    "MINDSPORE_HCCL_CONFIG_PATH",
+)
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
 
 
@@ -107,8 +118,8 @@ def make_plan(
 ) -> RunPlan:
     """Plan a run of *spec* with one rank on each of *devices*, in their order.
 
-    *environment* is the one the ranks will inherit: what the user set there by hand is left as it is
-    where it only tunes (threads, instruction set, cache), and replaced where it says who a rank is.
+    *environment* is the one the ranks will inherit: what the user set there by hand is left as it is where it
+    only tunes (threads, instruction set, cache) or names a rank table, and replaced where it says who a rank is.
     """
     size = len(devices)
     shares = _share_cpus(host.cpus, size)
@@ -209,11 +220,10 @@ def plan_evaluation(
         "ASCENDRUN_BACKEND": host.backend,
         "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder("eval")),
         "ASCENDRUN_PROGRESS": str(run_dir.progress("eval")),
-        **spec.environment,
+        **{name: value for name, value in spec.environment.items() if value != MASK},  # a collected plan has masks
     }
-    process = ProcessPlan(
-        0, _argv(spec, evaluation.module, plan.python, host.backend, config, dataset), variables, "eval", "eval.log"
-    )
+    argv = _argv(spec, evaluation.module, plan.python, host.backend, config, dataset)
+    process = ProcessPlan(0, argv, variables, "eval", "eval.log", unset=_MEETING_VARIABLES)
     return RunPlan(
         run_id,
         f"{plan.name}-eval",

@@ -76,6 +76,7 @@ class RunState:
     stopped_by: Optional[str] = None
     supervisors_killed: int = 0
     swept: tuple[int, ...] = ()  # pids of processes that ranks had left behind
+    unkillable: tuple[int, ...] = ()  # pids of those that could not be ended
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # path, epoch, step, rank; oldest first
     evaluations: tuple[Mapping[str, Any], ...] = ()
     last_seq: int = 0
@@ -217,6 +218,10 @@ def _swept(state: RunState, event: Event) -> RunState:
     return replace(state, swept=(*state.swept, *event.data.get("pids", ())))
 
 
+def _unkillable(state: RunState, event: Event) -> RunState:
+    return replace(state, unkillable=tuple(event.data.get("pids", ())))
+
+
 def _run_finished(state: RunState, event: Event) -> RunState:
     outcome = state.outcome
     if outcome is not Outcome.FAILED:
@@ -236,5 +241,6 @@ _FOLDS = {
     events.EVALUATION: _evaluation,
     events.STOPPING: _stopping,
     events.SWEPT: _swept,
+    events.UNKILLABLE: _unkillable,
     events.RUN_FINISHED: _run_finished,
 }

@@ -108,7 +108,7 @@ class Cli:
         return self.folder / "runs" / run
 
     def supervisor_pid(self, run: str) -> int:
-        return int((self.run_dir(run) / "supervisor.pid").read_text().split()[0])
+        return int(json.loads((self.run_dir(run) / "supervisor.lock").read_text())[0][0])
 
     def rank_pids(self, run: str, count: int) -> "list[int]":
         """Return the pids of ranks 0 to *count* - 1, once all are started."""

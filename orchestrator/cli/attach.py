@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-import os
+from typing import Optional
 
 from orchestrator import monitor
 from orchestrator.cli import output
 from orchestrator.cli.interrupts import Interrupts
 from orchestrator.cli.main import INTERRUPTED
+from orchestrator.errors import HostError
 from orchestrator.runstate import Outcome, RunState
 from orchestrator.store import Run
 
 
-def follow_to_end(run: Run, interrupts: Interrupts) -> RunState:
-    """Watch *run* until it is finished, passing interrupts on to it. Raises HostError."""
+def follow_to_end(run: Run, interrupts: Interrupts, grace_s: Optional[float] = None) -> RunState:
+    """Watch *run* until it is finished, passing interrupts on to it. Raises HostError.
+
+    *grace_s* is between the SIGTERM and the SIGKILL of a first interrupt; None: as the job says.
+    """
     passed_on = 0
+    grace = run.plan.spec.grace_s if grace_s is None else grace_s
 
     def pass_on(state: RunState) -> None:
         nonlocal passed_on
         count = interrupts.count
         if count > passed_on and not state.finished:
-            os.read(interrupts.wake, 64)
+            interrupts.drain()
             first = count == 1
-            monitor.request_stop(run, by=interrupts.last or "a signal", grace_s=None if first else 0.0)
+            if count > 2:
+                raise HostError(
+                    f"left {run.plan.name} while it was stopping; `ascendrun status {run.plan.name}` tells the rest"
+                )
+            monitor.request_stop(run, by=interrupts.last or "a signal", grace_s=grace if first else 0.0)
             passed_on = count
             if first:
                 output.say(
-                    f"stopping {run.plan.name}: SIGTERM, then SIGKILL after {run.plan.spec.grace_s:g} s "
-                    "(Ctrl-C again: SIGKILL now)"
+                    f"stopping {run.plan.name}: SIGTERM, then SIGKILL after {grace:g} s (Ctrl-C again: SIGKILL now)"
                 )
 
     return output.watch(monitor.Follower(run).states(interrupts.wake), pass_on)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Optional
 
 
@@ -20,6 +20,11 @@ class Interrupts:
     def close(self) -> None:
         os.close(self.wake)
         os.close(self._wake_write)
+
+    def drain(self) -> None:
+        """Make `wake` quiet until the next signal."""
+        with suppress(BlockingIOError):
+            os.read(self.wake, 4096)
 
     def note(self, number: int, frame: object) -> None:
         os.write(self._wake_write, b"!")

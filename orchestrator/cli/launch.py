@@ -97,7 +97,7 @@ def command(
 
         if run.plan.backend == "cpu" and (options["backend"] or spec.backend) == "auto":
             output.say("no Ascend device on this machine: taking the CPU backend" + _smaller_job(spec))
-        if detach:
+        if detach and not interrupts.count:
             if as_json:
                 output.print_json(output.run_as_json(run, monitor.current_state(run)))
             else:
@@ -123,7 +123,9 @@ def _show(plan: RunPlan, as_json: bool) -> None:
 
 def _smaller_job(spec: JobSpec) -> str:
     smaller = f"{spec.name}-cpu"
-    return f"; {smaller} is this job sized for it" if spec.module and smaller in jobfiles.builtin_names() else ""
+    if spec.module is None or smaller not in jobfiles.builtin_names():
+        return ""
+    return f"; {spec.name} asks for much more than most have there: {smaller} is the same job sized for a laptop"
 
 
 def _job(job: "tuple[str, ...]", program: "Optional[list[str]]") -> JobSpec:

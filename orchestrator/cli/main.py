@@ -10,7 +10,7 @@ from typing import Any, Optional
 import click
 
 from orchestrator import __version__
-from orchestrator.errors import AscendrunError, nearest
+from orchestrator.errors import AscendrunError, HostError, nearest
 
 INTERRUPTED = 130
 
@@ -76,7 +76,10 @@ def main() -> None:
         code = exc.exit_code
     except BrokenPipeError:  # `ascendrun logs | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+        code = 1  # as click does where it notices first
+    except OSError as exc:  # a run of another user, a file system that went away
+        click.echo(f"ascendrun: {exc.filename or 'input/output'}: {exc.strerror or exc}", err=True)
+        code = HostError.exit_code
     sys.exit(code)
 
 

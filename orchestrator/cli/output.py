@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,7 @@ from orchestrator.store import Run
 
 _PIPE_WIDTH = 200  # columns: a pipe has no width, and a table must not be cut for it
 _PLAIN_EVERY_S = 10.0  # how often a run tells of itself where there is no terminal to redraw
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a log must not do to the terminal of its reader
 _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
 
 
@@ -168,6 +170,10 @@ def show_run(run: Run, state: RunState) -> None:
         click.echo(f"the supervisor of this run was killed {times}; another took over, the ranks ran on")
     if state.swept:
         click.echo(f"processes that ranks had left behind were ended: pid {', '.join(map(str, state.swept))}")
+    if state.unkillable:
+        click.echo(
+            f"could not be ended (another user's, or stuck in the kernel): pid {', '.join(map(str, state.unkillable))}"
+        )
     show_failure(run, state)
 
 
@@ -201,7 +207,7 @@ def show_failure(run: Run, state: RunState) -> None:
         )
     )
     for line in rank.tail:
-        click.echo(f"  [rank {rank.rank_id}] {line}")
+        click.echo(f"  [rank {rank.rank_id}] {_CONTROL.sub('?', line)}")
     click.echo(f"  whole log: {run.run_dir.log(process.folder, process.log)}")
 
 

@@ -30,6 +30,6 @@ def command(run: Optional[str], grace: Optional[float]) -> int:
         return 0
     with interrupts_noted() as interrupts:
         monitor.request_stop(found, by="ascendrun stop", grace_s=grace)
-        state = attach.follow_to_end(found, interrupts)
+        state = attach.follow_to_end(found, interrupts, grace)
     click.echo(f"{found.plan.name}: {output.headline(state)}")
     return 0

@@ -21,6 +21,7 @@ EVALUATION = "evaluation"  # checkpoint, top_1_accuracy, ...
 STOPPING = "stopping"  # cause, by, grace_s
 KILLING = "killing"  # processes: what the grace left over
 SWEPT = "swept"  # pids: leftovers that carried the run's mark
+UNKILLABLE = "unkillable"  # pids: leftovers that could not be ended
 RUN_FINISHED = "run_finished"
 
 FROM_PROGRESS_FILE = (PHASE, EPOCH, CHECKPOINT, EVALUATION)

@@ -20,6 +20,7 @@ class ProcessPlan:
     log: str  # file name in that folder
     working_directory: Optional[str] = None  # absolute; None: the work folder
     cpus: Optional[Tuple[int, ...]] = None  # CPUs to stay on; None: all
+    unset: Tuple[str, ...] = ()  # variables of the supervisor's environment that would mislead it
 
     @property
     def name(self) -> str:
@@ -36,6 +37,7 @@ class ProcessPlan:
             fields["log"],
             fields["working_directory"],
             tuple(fields["cpus"]) if fields["cpus"] else None,
+            tuple(fields["unset"]),
         )
 
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence
 
 from orchestrator.supervisor.hostplan import ProcessPlan
-from orchestrator.supervisor.linux import become_subreaper, set_title
-from orchestrator.supervisor.process import MARK, Identity
+from orchestrator.supervisor.linux import become_subreaper, close_from, set_title
+from orchestrator.supervisor.masking import masked
+from orchestrator.supervisor.process import MARK, Identity, Place
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 
-_SECRET_WORDS = ("TOKEN", "SECRET", "PASSWORD", "PASSWD", "CREDENTIAL", "API_KEY", "ACCESS_KEY", "PRIVATE_KEY")
 _DISK_RETRY_S = 1.0
 _DEAF_TO = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)  # a keeper ends with its rank, not before
 
@@ -48,7 +48,7 @@ def _keep(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> NoRetur
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.set_wakeup_fd(-1)
-    _close_from(3)  # the supervisor's journal and lock among them
+    close_from(3)  # the supervisor's journal and lock among them
     become_subreaper()
     names = {}
     for plan in plans:
@@ -74,11 +74,13 @@ def _keep(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> NoRetur
 def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> int:
     """Start the process of *plan* in a process group of its own and return its pid. Raises OSError."""
     environment = {**os.environ, **plan.environment, MARK: run_id}
+    for name in plan.unset:
+        environment.pop(name, None)
     _write_env_log(run_dir.env_log(plan.folder), environment)
     os.chdir(plan.working_directory or run_dir.work_folder(plan.folder))
     if plan.cpus:
         os.sched_setaffinity(0, plan.cpus)  # inherited; every plan of a keeper has its own CPUs, or none has
-    log = os.fspath(run_dir.log(plan.folder, plan.log))
+    log = os.open(run_dir.log(plan.folder, plan.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     os.environ["PATH"] = environment.get("PATH", os.defpath)  # where posix_spawnp looks for the program
     return os.posix_spawnp(
         plan.argv[0],
@@ -86,8 +88,8 @@ def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> int:
         environment,
         file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
+            (os.POSIX_SPAWN_DUP2, log, 1),
+            (os.POSIX_SPAWN_DUP2, log, 2),
         ],
         setpgroup=0,
         setsigmask=(),
@@ -103,26 +105,15 @@ def _start_facts(pid: int) -> Dict[str, Any]:
         "start_ticks": rank.start_ticks if rank else 0,  # a zombie at worst: it is ours to wait for
         "keeper_pid": keeper.pid,
         "keeper_start_ticks": keeper.start_ticks,
+        "place": Place.here(),
         "at": time.time(),
         "mono": time.monotonic(),
     }
 
 
-def _close_from(first: int) -> None:
-    for name in os.listdir("/proc/self/fd"):
-        if int(name) >= first:
-            try:
-                os.close(int(name))
-            except OSError:
-                continue  # the descriptor that listed the folder
-
-
 def _write_env_log(path: Path, environment: Mapping[str, str]) -> None:
     """Write what the field's scripts get from `env > env.log`, with secrets masked."""
-    lines = [
-        f"{name}={'***' if any(word in name.upper() for word in _SECRET_WORDS) else value}\n"
-        for name, value in sorted(environment.items())
-    ]
+    lines = [f"{name}={value}\n" for name, value in sorted(masked(environment).items())]
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     os.write(file, "".join(lines).encode("utf-8", "surrogateescape"))
     os.close(file)

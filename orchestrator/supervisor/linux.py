@@ -10,7 +10,7 @@ import ctypes
 import os
 import select
 from pathlib import Path
-from typing import Optional
+from typing import Collection, Optional
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,6 +50,16 @@ class Watcher:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def close_from(first: int, *, keep: Collection[int] = ()) -> None:
+    """Close every file descriptor from *first* on but those to *keep*."""
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) >= first and int(name) not in keep:
+            try:
+                os.close(int(name))
+            except OSError:
+                continue  # the descriptor that listed the folder
 
 
 def become_subreaper() -> None:

@@ -18,6 +18,7 @@ from orchestrator.supervisor.keeper import start_keeper
 from orchestrator.supervisor.linux import Watcher
 from orchestrator.supervisor.process import (
     Identity,
+    Place,
     send_signal,
 )
 from orchestrator.supervisor.progress import last_lines
@@ -59,6 +60,7 @@ class Supervisor:
         self.journal = journal
         self.processes = [Watched(process) for process in plan.processes]
         self.stop: Optional[Stop] = None
+        self._here = Place.here()
         self._terminated = False
         self._listener: Optional[socket.socket] = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -186,11 +188,11 @@ class Supervisor:
                 self._listener = _listen(self.plan.scheduler_on_demand)
             except OSError:
                 self._listener = None  # somebody took the port meanwhile: no reason to abandon the ranks
-        stopping = [event for event in past if event.kind == events.STOPPING]
-        if stopping:
-            self._begin_stop(float(stopping[-1].data.get("grace_s", self.plan.grace_s)))
         self._note_starts_and_ends()
         self._note_losses()
+        stopping = [event for event in past if event.kind == events.STOPPING]
+        if stopping and self.stop is None:
+            self._begin_stop(float(stopping[-1].data.get("grace_s", self.plan.grace_s)))
 
     # ── noticing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -203,6 +205,8 @@ class Supervisor:
     def _learn_identity(self, watched: Watched) -> bool:
         try:
             facts = json.loads(self.run_dir.started(watched.plan.name).read_bytes())
+            if Place(*facts["place"]) != self._here:
+                return False  # of an earlier boot: those numbers mean other processes now
             watched.identity = Identity(facts["pid"], facts["start_ticks"])
             watched.keeper = Identity(facts["keeper_pid"], facts["keeper_start_ticks"])
         except (OSError, ValueError, KeyError, TypeError):
@@ -210,27 +214,33 @@ class Supervisor:
         return True
 
     def _note_starts_and_ends(self) -> None:
+        endings = []
         for watched in self.processes:
             if watched.ended:
                 continue
-            if watched.identity is None and self._learn_identity(watched) and watched.identity is not None:
-                self.journal.append(
-                    events.PROCESS_STARTED,
-                    {"process": watched.plan.name, "pid": watched.identity.pid},
-                    rank=watched.plan.rank,
-                )
-                if self.stop is not None:  # it slipped in while all others were told to end
-                    send_signal(
-                        watched.identity.pid, signal.SIGKILL if self.stop.killed else signal.SIGTERM, group=True
-                    )
+            if watched.identity is None and self._learn_identity(watched):
+                self._tell_start(watched)
             ending = self._read_ending(watched)
             if ending is not None:
-                watched.ended = True
-                self._tell_end(watched, ending)
-        ranks = [watched for watched in self.processes if watched.plan.rank is not None]
+                endings.append((watched, ending))
+        # Several may have ended since the last look: the first of them is the one that the others fell over.
+        for watched, ending in sorted(endings, key=lambda pair: pair[1].get("mono", 0.0)):
+            watched.ended = True
+            self._tell_end(watched, ending)
+        ranks_ended = all(watched.ended for watched in self.processes if watched.plan.rank is not None)
         scheduler_left = any(watched.is_running() for watched in self.processes)
-        if all(watched.ended for watched in ranks) and scheduler_left and self.stop is None:
+        if ranks_ended and scheduler_left and self.stop is None:
             self._begin_stop(self.plan.grace_s)  # it has no one left to serve
+
+    def _tell_start(self, watched: Watched) -> None:
+        assert watched.identity is not None, "the caller has just learnt it"
+        self.journal.append(
+            events.PROCESS_STARTED,
+            {"process": watched.plan.name, "pid": watched.identity.pid},
+            rank=watched.plan.rank,
+        )
+        if self.stop is not None:  # it slipped in while all others were told to end
+            self._signal(watched, signal.SIGKILL if self.stop.killed else signal.SIGTERM)
 
     def _read_ending(self, watched: Watched) -> Optional[Dict[str, Any]]:
         try:
@@ -244,7 +254,7 @@ class Supervisor:
     def _tell_end(self, watched: Watched, ending: Dict[str, Any]) -> None:
         rank = watched.plan.rank
         if rank is not None:
-            self.telemetry.read()
+            self.telemetry.read_to_end(rank)
             self.telemetry.write()
         data = {"process": watched.plan.name, **ending}
         if ending.get("code") != 0:
@@ -309,8 +319,8 @@ class Supervisor:
             self._listener = None
         for watched in self.processes:
             if watched.is_running() and watched.identity is not None:
-                send_signal(watched.identity.pid, signal.SIGTERM, group=True)
-                send_signal(watched.identity.pid, signal.SIGCONT, group=True)  # a stopped process cannot end
+                self._signal(watched, signal.SIGTERM)
+                self._signal(watched, signal.SIGCONT)  # a stopped process cannot end
 
     def _advance_stop(self) -> None:
         if self.stop is None or self.stop.killed or time.monotonic() < self.stop.deadline:
@@ -320,18 +330,28 @@ class Supervisor:
         if running:
             self.journal.append(events.KILLING, {"processes": [watched.plan.name for watched in running]})
         for watched in running:
-            send_signal(watched.identity.pid, signal.SIGKILL, group=True)  # type: ignore[union-attr]
+            self._signal(watched, signal.SIGKILL)
+
+    def _signal(self, watched: Watched, number: int) -> None:
+        """Signal the process group of a process, unless its leader is gone and the number may be another's."""
+        if watched.identity is not None and watched.identity.is_alive():
+            send_signal(watched.identity.pid, number, group=True)
 
     def _sweep(self) -> None:
         keepers = {watched.keeper.pid for watched in self.processes if watched.keeper and watched.keeper.is_alive()}
+        found = leftovers(self.plan.run_id, keepers)
+        if not found:
+            return
+        self.journal.append(events.SWEPT, {"pids": sorted(found)})
+        unasked = time.monotonic() + self.plan.grace_s
 
         def find() -> Set[int]:
+            self._heed_requests()  # somebody may have lost patience
             return leftovers(self.plan.run_id, keepers)
 
-        found = find()
-        if found:
-            self.journal.append(events.SWEPT, {"pids": sorted(found)})
-            sweep(find, self.plan.grace_s if self.stop is None else self.stop.grace_s)
+        left = sweep(find, lambda: unasked if self.stop is None else min(unasked, self.stop.deadline))
+        if left:
+            self.journal.append(events.UNKILLABLE, {"pids": sorted(left)})
 
 
 def _listen(address: "tuple[str, int]") -> socket.socket:

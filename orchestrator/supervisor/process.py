@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import socket
 import time
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set
 
@@ -51,6 +52,35 @@ class Identity(NamedTuple):
     def is_alive(self) -> bool:
         stat = read_stat(self.pid)
         return stat is not None and stat.start_ticks == self.start_ticks and not stat.is_dead
+
+
+class Place(NamedTuple):
+    """Where a pid means something: one boot of one machine, one pid namespace of it (a container has its own)."""
+
+    host: str
+    machine: str  # /etc/machine-id, where there is one: host names are not unique
+    boot: str
+    namespace: int
+
+    @classmethod
+    def here(cls) -> "Place":
+        return cls(
+            socket.gethostname(),
+            _first_line("/etc/machine-id"),
+            _first_line("/proc/sys/kernel/random/boot_id"),
+            os.stat("/proc/self/ns/pid").st_ino,
+        )
+
+    def is_same_machine(self, other: "Place") -> bool:
+        return (self.host, self.machine) == (other.host, other.machine)
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii") as file:
+            return file.readline().strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def all_processes() -> Dict[int, Stat]:

@@ -14,12 +14,14 @@ such file is read by patterns: regular expressions whose named groups are the fi
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import stat
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Dict, List, Optional, Sequence, Tuple
 
 # The lines of MindSpore's LossMonitor and TimeMonitor, in the spellings found in its model zoo.
 MINDSPORE_PATTERNS = (
@@ -28,10 +30,23 @@ MINDSPORE_PATTERNS = (
 )
 _BLOCK = 1 << 20  # bytes read in one go: a rank that writes more than this a tick is read over several
 _MAX_LINE = 1 << 16  # bytes of a line that are looked at
-_MAX_FACTS = 256  # lines other than steps that one call hands on; more is noise
 _INTEGERS = ("epoch", "epochs", "step", "steps")
 _NUMBERS = (*_INTEGERS, "loss", "lr", "step_s", "epoch_s", "images_per_s")
+_TEXTS = ("phase", "path", "checkpoint")
+_OURS = ("cpu_percent", "rss_bytes")  # what we measure is not a rank's to tell
 _LARGEST = 1e300
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a file that a program of the user's made. Raises OSError for anything but a regular file.
+
+    A FIFO or a device in its place must not make us wait for it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+    return os.fdopen(handle, "rb")
 
 
 class LineTail:
@@ -41,11 +56,12 @@ class LineTail:
         self.path = path
         self._offset = 0
         self._rest = b""
+        self.more = False  # whether the last call left something to read
 
     def lines(self) -> List[bytes]:
         """Return the new whole lines, at most about a megabyte; none where there is no file (yet)."""
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 if os.fstat(file.fileno()).st_size < self._offset:  # cut short and begun again
                     self._offset, self._rest = 0, b""
                 file.seek(self._offset)
@@ -53,6 +69,7 @@ class LineTail:
         except OSError:
             return []
         self._offset += len(block)
+        self.more = len(block) == _BLOCK
         *lines, self._rest = (self._rest + block).split(b"\n")
         self._rest = self._rest[:_MAX_LINE]  # a line without end must not fill the memory
         return lines
@@ -60,7 +77,7 @@ class LineTail:
     def skip_to_last(self, count: int) -> List[bytes]:
         """Return the last *count* whole lines there are now, and go on behind them."""
         try:
-            with open(self.path, "rb") as file:
+            with open_regular(self.path) as file:
                 start = max(0, os.fstat(file.fileno()).st_size - _BLOCK)
                 file.seek(start)
                 block = file.read(_BLOCK)
@@ -88,6 +105,11 @@ class RankProgress:
         self._tells = False  # has written a progress line: its log need not be read
         self.step: Dict[str, Any] = {}
 
+    @property
+    def more(self) -> bool:
+        """Whether the last call left something to read."""
+        return self._told.more or self._log.more
+
     def read(self) -> Tuple[bool, List[Dict[str, Any]]]:
         """Return whether `step` changed, and the facts other than steps, oldest first."""
         facts: List[Dict[str, Any]] = []
@@ -100,7 +122,7 @@ class RankProgress:
             if fact["kind"] == "step":
                 self.step = {key: value for key, value in fact.items() if key != "kind"}
                 changed = True
-            elif len(facts) < _MAX_FACTS:
+            else:
                 facts.append(fact)
         if not self._tells and self._patterns:
             changed = self._read_log() or changed
@@ -125,14 +147,16 @@ def _parse(line: bytes) -> Optional[Dict[str, Any]]:
         return None
     if not isinstance(fact, dict) or not isinstance(fact.get("kind"), str):
         return None
-    return {key: _clean(key, value) for key, value in fact.items()}
+    return {key: _clean(key, value) for key, value in fact.items() if key not in _OURS}
 
 
 def _clean(key: str, value: Any) -> Any:
     """Return None for a number that is none: what we pass on is arithmetic for others, and strict JSON."""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value if -_LARGEST < value < _LARGEST else None  # NaN fails every comparison
-    return None if key in _NUMBERS else value
+    if key in _NUMBERS or (key in _TEXTS and not isinstance(value, str)):
+        return None
+    return value
 
 
 def _fields(match: "re.Match[bytes]") -> Dict[str, Any]:
@@ -156,7 +180,7 @@ def _fields(match: "re.Match[bytes]") -> Dict[str, Any]:
 def last_lines(path: Path, count: int = 20, most_bytes: int = 8192) -> List[str]:
     """Return the last lines of a log (fewer where they are long); an absent log has none."""
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
             file.seek(max(0, size - most_bytes))
             lines = file.read(most_bytes).split(b"\n")

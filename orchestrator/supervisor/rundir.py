@@ -15,7 +15,8 @@ class RunDir:
     plan.json              the whole run, as launched
     host_plan.json         what this host's supervisor acts on
     journal.jsonl          one event a line, only appended, by the supervisor alone
-    supervisor.lock .pid .log
+    supervisor.lock        held by the supervisor, and says who that is
+    supervisor.log
     processes/             what the keepers write: rank-3.started.json, rank-3.exited.json
     requests/              what others ask of the supervisor: stop.json
     train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl
@@ -45,10 +46,6 @@ class RunDir:
     @property
     def supervisor_lock(self) -> Path:
         return self.root / "supervisor.lock"
-
-    @property
-    def supervisor_pid(self) -> Path:
-        return self.root / "supervisor.pid"
 
     @property
     def supervisor_log(self) -> Path:

@@ -8,14 +8,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Set
 
-from orchestrator.supervisor.process import (
-    all_processes,
-    carries_mark,
-    descendants,
-    read_stat,
-    send_signal,
-    wait_until_gone,
-)
+from orchestrator.supervisor.process import all_processes, carries_mark, descendants, read_stat, wait_until_gone
 
 _ROUND_S = 0.5
 
@@ -27,20 +20,32 @@ def leftovers(run_id: str, keepers: Collection[int]) -> Set[int]:
     return (marked | descendants(keepers, processes)) - set(keepers) - {os.getpid()}
 
 
-def sweep(find: Callable[[], Set[int]], grace_s: float) -> None:
-    """End every process that *find* returns, until it returns none: SIGTERM, SIGKILL when the grace is over.
+def sweep(find: Callable[[], Set[int]], deadline: Callable[[], float]) -> Set[int]:
+    """End every process that *find* returns, until it returns none: SIGTERM, SIGKILL after *deadline* (monotonic).
 
-    Gives up on processes that are in the kernel's hands: a device or a file system that does not answer.
+    Returns those that cannot be ended: in the kernel's hands (a device or a file system that does not answer), or
+    another user's (something started by sudo).
     """
-    deadline = time.monotonic() + grace_s
     while found := find():
-        killing = time.monotonic() >= deadline
-        for pid in found:
-            send_signal(pid, signal.SIGKILL if killing else signal.SIGTERM)
-            send_signal(pid, signal.SIGCONT)  # a stopped process cannot end
-        wait_until_gone(found, _ROUND_S if killing else min(_ROUND_S, deadline - time.monotonic()))
-        if killing and all(_is_unkillable(pid) for pid in found):
-            return
+        killing = time.monotonic() >= deadline()
+        foreign = {pid for pid in found if not _end(pid, signal.SIGKILL if killing else signal.SIGTERM)}
+        wait_until_gone(found - foreign, _ROUND_S if killing else min(_ROUND_S, deadline() - time.monotonic()))
+        stuck = foreign | {pid for pid in found if killing and _is_unkillable(pid)}
+        if stuck >= found:
+            return stuck
+    return set()
+
+
+def _end(pid: int, number: int) -> bool:
+    """Send the signal; False where we are not allowed to."""
+    try:
+        os.kill(pid, number)
+        os.kill(pid, signal.SIGCONT)  # a stopped process cannot end
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return True
 
 
 def _is_unkillable(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any, Dict, Mapping, Optional, Set
 
 from orchestrator.supervisor import events
@@ -32,6 +33,7 @@ class Telemetry:
             for process in plan.ranks
             if process.rank is not None
         }
+        self._told = Counter(event.rank for event in journal.past if event.kind in events.FROM_PROGRESS_FILE)
         self._figures: Optional[Figures] = None  # made when the ranks are up: psutil takes its time
         self._latest: Dict[int, Dict[str, Any]] = {}
         self._changed: Set[int] = set()
@@ -53,16 +55,29 @@ class Telemetry:
             self.write()
 
     def read(self) -> None:
-        """Take in what the ranks have told since the last time."""
-        for rank, progress in self._progress.items():
-            changed, facts = progress.read()
-            if changed:
-                self._latest.setdefault(rank, {}).update(progress.step)
-                self._changed.add(rank)
-            for fact in facts:
-                kind = fact.pop("kind")
-                if kind in events.FROM_PROGRESS_FILE:
-                    self._journal.append(kind, fact, rank=rank)
+        """Take in what the ranks have told since the last time, a megabyte a rank at most."""
+        for rank in self._progress:
+            self._read(rank)
+
+    def read_to_end(self, rank: int) -> None:
+        """Take in all that *rank*, which has ended, has told."""
+        self._read(rank)
+        while self._progress[rank].more:
+            self._read(rank)
+
+    def _read(self, rank: int) -> None:
+        changed, facts = self._progress[rank].read()
+        if changed:
+            self._latest.setdefault(rank, {}).update(self._progress[rank].step)
+            self._changed.add(rank)
+        for fact in facts:
+            kind = fact.pop("kind")
+            if kind not in events.FROM_PROGRESS_FILE:
+                continue
+            if self._told[rank]:  # by the supervisor before us, which read the same file from its beginning
+                self._told[rank] -= 1
+            else:
+                self._journal.append(kind, fact, rank=rank)
 
     def write(self) -> None:
         """Tell the newest step and figures of each rank that has news."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
 import sys
-from pathlib import Path
+import time
+import traceback
+from typing import NoReturn
 
-from orchestrator.errors import HostError, RunDirError
+from orchestrator.errors import HostError
 from orchestrator.inventory import Device, Host
-from orchestrator.supervisor.main import supervise, supervisor_identity
-from orchestrator.supervisor.progress import last_lines
+from orchestrator.supervisor import ownership
+from orchestrator.supervisor.linux import close_from
+from orchestrator.supervisor.main import supervise
 from orchestrator.supervisor.rundir import RunDir
 
 CPU_DEVICES = 8  # ranks that a host without Ascend takes at least: as many as an Ascend server has devices
 _READY = b"+"
+_OTHER_STARTS_S = 2.0
 
 
 def this_host(backend: str) -> Host:
@@ -82,53 +87,59 @@ def is_port_free(port: int, address: str = "127.0.0.1") -> bool:
 
 
 def start_supervisor(run_dir: RunDir) -> None:
-    """Start a supervisor for *run_dir* that outlives us; return once it is under way.
+    """Start a supervisor for *run_dir* that outlives us; return once one is under way, ours or another's.
 
     It is forked, not executed: that spares the start of a second interpreter, which is a third of the
     time that eight ranks take to come up. Raises HostError with the supervisor's own words where it
-    could not begin; RunDirError where its log cannot be written.
+    could not begin; OSError where its log cannot be written.
     """
-    try:
-        log = os.open(run_dir.supervisor_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as exc:
-        raise RunDirError(f"{run_dir.supervisor_log}: {exc.strerror}") from exc
+    log = os.open(run_dir.supervisor_log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    said_before = os.fstat(log).st_size
     ready_read, ready_write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        try:
-            os.close(ready_read)
-            os.setsid()
-            if os.fork() == 0:  # the parent of the supervisor ends at once, so init will reap it
-                os._exit(_supervise_detached(run_dir, log, ready_write))
-        finally:
-            os._exit(0)
+        _detach(run_dir, log, ready_write)
     os.close(ready_write)
-    os.close(log)
-    os.waitpid(child, 0)
-    with os.fdopen(ready_read, "rb") as pipe:
-        ready = pipe.read(1)
-    identity = supervisor_identity(run_dir)
-    if ready != _READY and (identity is None or not identity.is_alive()):
-        reason = " ".join(last_lines(run_dir.supervisor_log, 1)) or "it left no word"
-        raise HostError(f"the supervisor could not start: {reason} (log: {run_dir.supervisor_log})")
+    with contextlib.suppress(ChildProcessError):  # our parent had us ignore SIGCHLD
+        os.waitpid(child, 0)
+    with os.fdopen(ready_read, "rb") as pipe, os.fdopen(log, "rb") as words:
+        if pipe.read(1) == _READY:
+            return
+        deadline = time.monotonic() + _OTHER_STARTS_S
+        while time.monotonic() < deadline:  # another one may have been a moment faster; it is not ours to wait for
+            owner = ownership.owner(run_dir)
+            if owner is not None and owner.is_alive():
+                return
+            time.sleep(0.05)
+        words.seek(said_before)
+        said = words.read().decode("utf-8", "replace").strip().splitlines()
+    raise HostError(
+        f"the supervisor could not start: {said[-1] if said else 'it left no word'} ({run_dir.supervisor_log})"
+    )
 
 
-def _supervise_detached(run_dir: RunDir, log: int, ready: int) -> int:
-    null = os.open(os.devnull, os.O_RDWR)
-    for target, source in ((0, null), (1, log), (2, log)):
-        os.dup2(source, target)
-    os.chdir("/")  # a supervisor must not keep somebody's file system busy
+def _detach(run_dir: RunDir, log: int, ready: int) -> NoReturn:
+    """Become a process of its own that supervises; nothing of ours may hold on to our parent's files."""
+    code = 1
+    try:
+        os.setsid()
+        if os.fork():
+            os._exit(0)  # the parent of the supervisor ends at once, so init will reap it
+        null = os.open(os.devnull, os.O_RDWR)
+        for target, source in ((0, null), (1, log), (2, log)):
+            os.dup2(source, target)
+        close_from(3, keep=(ready,))
+        os.chdir("/")  # a supervisor must not keep somebody's file system busy
+        sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
 
-    def tell_ready() -> None:
-        os.write(ready, _READY)
-        os.close(ready)
+        def tell_ready() -> None:
+            os.write(ready, _READY)
+            os.close(ready)
 
-    sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
-    return supervise(run_dir, tell_ready)
-
-
-def follow_folders(run_dir: RunDir) -> "list[Path]":
-    """Return the folders in which news of a run appears."""
-    return [run_dir.root, *(path for path in run_dir.root.iterdir() if path.is_dir() and path != run_dir.evals)]
+        code = supervise(run_dir, tell_ready)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)

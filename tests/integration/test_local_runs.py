@@ -431,11 +431,10 @@ def test_checkpoints_saved_outside_the_run_are_collected_too(cli, program, tmp_p
         ),
     )
     cli("collect", "out")
-    assert (cli.folder / "collected/out/checkpoints/rank-0/net-2_7.ckpt").read_bytes() == b"weights"
+    name = f"checkpoints/rank-0{outside}"  # under its whole path: two of one name, in two folders, are two
+    assert (cli.folder / "collected/out" / name).read_bytes() == b"weights"
     manifest = json.loads((cli.folder / "collected/out/manifest.json").read_text())
-    assert [file["path"] for file in manifest["files"] if file["kind"] == "checkpoint"] == [
-        "checkpoints/rank-0/net-2_7.ckpt"
-    ]
+    assert [file["path"] for file in manifest["files"] if file["kind"] == "checkpoint"] == [name]
 
 
 def test_looking_at_a_collected_copy_of_a_running_run_touches_no_rank(cli, program):
@@ -443,7 +442,7 @@ def test_looking_at_a_collected_copy_of_a_running_run_touches_no_rank(cli, progr
     all_up(cli, "live", 2)
     cli("collect", "live", "-o", "copy")
     copy = json.loads(cli("status", str(cli.folder / "copy"), "--json").stdout)
-    assert copy["outcome"] == "running" and not (cli.folder / "copy/supervisor.pid").exists()
+    assert copy["outcome"] == "running" and not (cli.folder / "copy/supervisor.lock").exists()
     assert cli.status("live")["outcome"] == "running"
     cli("stop", "live")
 
@@ -484,3 +483,30 @@ def status_of(pid):
 
 def test_python_is_the_one_that_runs_the_tests():
     assert Path(ASCENDRUN).exists(), f"install the package for {sys.executable} first: make test does"
+
+
+def test_a_fifo_in_place_of_a_file_that_we_read_does_not_hold_us_up(cli, program):
+    words = program(
+        "import os, time\n"
+        "folder = os.environ['ASCENDRUN_WORK_FOLDER']\nos.remove(folder + '/train.log')\n"
+        "os.mkfifo(folder + '/train.log')\nos.mkfifo(os.environ['ASCENDRUN_PROGRESS'])\ntime.sleep(600)"
+    )
+    cli("launch", "--name", "fifo", "--detach", "--", *words)
+    wait_for(lambda: (cli.run_dir("fifo") / "train/progress.jsonl").exists())
+    wait_for(lambda: cli.status("fifo")["ranks"][0]["latest"].get("rss_bytes"))  # a tick has passed
+    assert cli("logs", "fifo", code=2).stderr.endswith("train.log: not a regular file\n")
+    cli("stop", "fifo", "--grace", "1", timeout=20)
+    cli("collect", "fifo")
+
+
+def test_a_third_ctrl_c_leaves_even_when_the_supervisor_does_not_answer(cli, program):
+    launched = cli.start("launch", "--name", "dumb", "--", *program(SLEEP))
+    all_up(cli, "dumb", 1)
+    os.kill(cli.supervisor_pid("dumb"), signal.SIGSTOP)
+    for _ in range(3):
+        launched.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, err = launched.communicate(timeout=20)
+    assert launched.returncode == 3 and "left dumb while it was stopping" in err
+    os.kill(cli.supervisor_pid("dumb"), signal.SIGCONT)
+    wait_for(lambda: cli.status("dumb")["finished"])

@@ -102,7 +102,6 @@ def test_every_file_of_a_run_lies_below_its_root(tmp_path: Path) -> None:
         run_dir.host_plan,
         run_dir.journal,
         run_dir.supervisor_lock,
-        run_dir.supervisor_pid,
         run_dir.supervisor_log,
         run_dir.stop_request,
         run_dir.started("rank-0"),

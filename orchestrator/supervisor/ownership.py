@@ -1,0 +1,70 @@
+"""Who supervises a run: one process at a time, named in the file that it holds locked."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import stat
+from typing import NamedTuple, Optional
+
+from orchestrator.supervisor.process import Identity, Place
+from orchestrator.supervisor.rundir import RunDir
+
+_RECORD_BYTES = 1024  # written in place and of one size, so that a full disk cannot keep an owner from naming itself
+
+
+class Owner(NamedTuple):
+    """The process that supervises a run, or did so last."""
+
+    identity: Identity
+    place: Place
+
+    def is_alive(self) -> bool:
+        """Tell whether it runs; only one in the same place can be asked."""
+        return self.place == Place.here() and self.identity.is_alive()
+
+
+def take(run_dir: RunDir) -> Optional[int]:
+    """Take the run for this process; return the held lock, or None where another process holds it. Raises OSError."""
+    lock = os.open(run_dir.supervisor_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a POSIX lock: no fork of ours inherits it
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    identity = Identity.of(os.getpid())
+    assert identity is not None, "we are alive"
+    os.pwrite(lock, json.dumps([identity, Place.here()]).ljust(_RECORD_BYTES).encode(), 0)
+    return lock
+
+
+def owner(run_dir: RunDir) -> Optional[Owner]:
+    """Return who supervises the run or did so last; None where nobody ever did."""
+    try:
+        identity, place = json.loads(run_dir.supervisor_lock.read_bytes())
+        return Owner(Identity(*identity), Place(*place))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def may_adopt(run_dir: RunDir) -> bool:
+    """Tell whether this process may take the run over from an owner that is gone.
+
+    Not where it lives in another place, whose processes cannot be seen from here; a machine that was booted anew has
+    none of them left. And not where somebody else could have written what would then be run and signalled as us.
+    """
+    last = owner(run_dir)
+    here = Place.here()
+    if (
+        last is not None
+        and last.place != here
+        and not (last.place.boot != here.boot and last.place.is_same_machine(here))
+    ):
+        return False
+    try:
+        facts = [os.stat(run_dir.root), os.lstat(run_dir.host_plan), os.lstat(run_dir.processes)]
+    except OSError:
+        return False  # a collected copy: its ranks are another folder's
+    writable_by_others = stat.S_IWGRP | stat.S_IWOTH
+    return all(fact.st_uid == os.geteuid() and not fact.st_mode & writable_by_others for fact in facts)
