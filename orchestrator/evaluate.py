@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from orchestrator.launch import compile_cache, write_run
 from orchestrator.monitor import Follower
 from orchestrator.plan import RunPlan, plan_evaluation
 from orchestrator.store import Run, Store
+from orchestrator.supervisor.journal import read_events
 from orchestrator.supervisor.rundir import PLAN, RunDir
 from orchestrator.transport import local
 
@@ -54,9 +56,13 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
     try:
         run_dir.root.mkdir(parents=True)
         write_run(evaluation)
-    except OSError as exc:
-        raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
-    local.start_supervisor(run_dir)
+        local.start_supervisor(run_dir)
+    except BaseException as exc:
+        if not read_events(run_dir.journal)[0]:
+            shutil.rmtree(run_dir.root, ignore_errors=True)
+        if isinstance(exc, OSError):
+            raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
+        raise
     return evaluation
 
 

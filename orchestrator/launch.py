@@ -22,6 +22,8 @@ from orchestrator.supervisor.masking import MASK, looks_secret
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 from orchestrator.transport import local
 
+_MOST_OF_JOB_NAME = 40  # characters: the time and a number must fit into a run's name behind it
+
 
 @dataclasses.dataclass(frozen=True)
 class LaunchRequest:
@@ -46,7 +48,7 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
     dataset = _check_dataset(spec, request.dataset)
     _check_program(spec, environment)
     now = time.time()
-    name = request.name or f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    name = request.name or f"{spec.name[:_MOST_OF_JOB_NAME]}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
     check_name(name, "--name")
     return make_plan(
         spec,
@@ -71,7 +73,7 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
 
     Raises UserError or HostError; nothing runs and nothing is left behind then.
     """
-    named = request
+    named, base = request, ""
     for attempt in itertools.count(2):
         plan = prepare(spec, named, environment)
         root = _folder(named, plan.name)
@@ -82,7 +84,8 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
             if request.name is not None:
                 raise
             # another launch of this second took the name that we made up
-            named = dataclasses.replace(request, name=f"{plan.name.partition('.')[0]}.{attempt}")
+            base = base or plan.name
+            named = dataclasses.replace(request, name=f"{base}.{attempt}")
     run = Run(plan, RunDir(root))
     try:
         write_run(run)

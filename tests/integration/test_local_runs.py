@@ -510,3 +510,9 @@ def test_a_third_ctrl_c_leaves_even_when_the_supervisor_does_not_answer(cli, pro
     assert launched.returncode == 3 and "left dumb while it was stopping" in err
     os.kill(cli.supervisor_pid("dumb"), signal.SIGCONT)
     wait_for(lambda: cli.status("dumb")["finished"])
+
+
+def test_the_longest_job_name_still_makes_a_run_name(cli):
+    (cli.folder / "job.yaml").write_text(f"name: {'n' * 64}\ncommand: ['true']\n")
+    launched = [cli.start("launch", "job.yaml") for _ in range(2)]
+    assert [one.communicate(timeout=60) and one.returncode for one in launched] == [0, 0]

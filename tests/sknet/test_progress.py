@@ -26,6 +26,7 @@ def test_a_file_that_cannot_be_written_breaks_nothing(tmp_path: Path) -> None:
     Progress("/dev/full").phase("start")
     Progress(None).phase("start")
     Progress("").phase("start")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_lines_of_several_writers_never_mix(tmp_path: Path) -> None:
