@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
@@ -19,7 +20,7 @@ class RankPhase(enum.Enum):
     WAITING = "waiting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # it ended by itself, and not with 0
+    FAILED = "failed"  # it ended by itself and not with 0, or by a signal that was not ours
     STOPPED = "stopped"  # it ended after it was told to
     LOST = "lost"  # it is gone, and nobody recorded how it ended
 
@@ -74,6 +75,7 @@ class RunState:
     first_failure: Optional[int] = None  # rank that failed first
     stopping: bool = False
     stopped_by: Optional[str] = None
+    signals_sent: tuple[int, ...] = ()  # by us: a rank that ended by another one did not end because we told it to
     supervisors_killed: int = 0
     swept: tuple[int, ...] = ()  # pids of processes that ranks had left behind
     unkillable: tuple[int, ...] = ()  # pids of those that could not be ended
@@ -147,7 +149,7 @@ def _process_exited(state: RunState, event: Event) -> RunState:
     data = event.data
     if data.get("code") == 0:
         phase = RankPhase.SUCCEEDED
-    elif state.stopping:
+    elif state.stopping and (data.get("signal") is None or data["signal"] in state.signals_sent):
         phase = RankPhase.STOPPED
     else:
         phase = RankPhase.FAILED
@@ -164,7 +166,7 @@ def _process_exited(state: RunState, event: Event) -> RunState:
         cpu_s=data.get("cpu_s"),
         peak_rss_bytes=data.get("peak_rss_bytes"),
     )
-    return _failed(state, event.rank) if phase is RankPhase.FAILED else state
+    return state if state.stopping or phase is not RankPhase.FAILED else _failed(state, event.rank)
 
 
 def _process_lost(state: RunState, event: Event) -> RunState:
@@ -211,7 +213,11 @@ def _evaluation(state: RunState, event: Event) -> RunState:
 
 
 def _stopping(state: RunState, event: Event) -> RunState:
-    return replace(state, stopping=True, stopped_by=event.data.get("by"))
+    return replace(state, stopping=True, stopped_by=event.data.get("by"), signals_sent=(signal.SIGTERM,))
+
+
+def _killing(state: RunState, event: Event) -> RunState:
+    return replace(state, signals_sent=(*state.signals_sent, signal.SIGKILL))
 
 
 def _swept(state: RunState, event: Event) -> RunState:
@@ -240,6 +246,7 @@ _FOLDS = {
     events.CHECKPOINT: _checkpoint,
     events.EVALUATION: _evaluation,
     events.STOPPING: _stopping,
+    events.KILLING: _killing,
     events.SWEPT: _swept,
     events.UNKILLABLE: _unkillable,
     events.RUN_FINISHED: _run_finished,

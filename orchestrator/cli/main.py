@@ -48,9 +48,14 @@ class Verbs(click.Group):
             formatter.write_dl(list(VERBS.items()))
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Verbs,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="ascendrun")
-def ascendrun() -> None:
+@click.pass_context
+def ascendrun(ctx: click.Context) -> None:
     """Launch, watch, stop and collect training jobs on Huawei Ascend, or on the CPU.
 
     \b
@@ -58,6 +63,8 @@ def ascendrun() -> None:
       ascendrun launch --devices 8 -- python my_train.py --lr 0.1
       ascendrun status
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main() -> None:

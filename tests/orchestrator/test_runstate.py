@@ -103,8 +103,15 @@ def test_the_first_of_two_failures_is_the_one_that_counts(new: RunState) -> None
     assert phases(state) == [RankPhase.FAILED, RankPhase.FAILED]
 
 
+def test_a_rank_that_ends_by_a_signal_that_was_not_ours_was_not_stopped_by_us(new: RunState) -> None:
+    killing = ("killing", None, {"processes": ["rank-1"]})
+    state = fold(new, told(*BEGUN, STOP, exited(0, None, signal=9), killing, exited(1, None, signal=9), FINISHED))
+    assert phases(state) == [RankPhase.FAILED, RankPhase.STOPPED]
+    assert (state.outcome, state.first_failure) == (Outcome.STOPPED, None)
+
+
 def test_a_run_that_was_told_to_stop_is_stopped_and_not_failed(new: RunState) -> None:
-    state = fold(new, told(*BEGUN, STOP, exited(0, None, signal=9), exited(1, 143), FINISHED))
+    state = fold(new, told(*BEGUN, STOP, exited(0, None, signal=15), exited(1, 143), FINISHED))
     assert (state.outcome, state.stopping, state.stopped_by) == (Outcome.STOPPED, True, "me")
     assert phases(state) == [RankPhase.STOPPED, RankPhase.STOPPED]
     assert state.first_failure is None
