@@ -14,6 +14,9 @@ from typing import Any, Optional
 
 import pytest
 
+# A shell starts its background jobs deaf to Ctrl-C, and so would be every `ascendrun` that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 ASCENDRUN = str(Path(sys.executable).with_name("ascendrun"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REQUIRE_ALL = "ASCENDRUN_REQUIRE_ALL_TESTS"  # set where nothing may be missing: a skip is a failure there

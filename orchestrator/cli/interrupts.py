@@ -34,9 +34,13 @@ class Interrupts:
 
 @contextmanager
 def interrupts_noted() -> Iterator[Interrupts]:
-    """Note SIGINT and SIGTERM instead of dying from them; the old handlers come back afterwards."""
+    """Note SIGINT and SIGTERM instead of dying from them; the old handlers come back afterwards.
+
+    One that we were started to ignore (a job in the background of a script) stays ignored.
+    """
     interrupts = Interrupts()
-    old = {number: signal.signal(number, interrupts.note) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    old = {number: signal.signal(number, interrupts.note) for number in wanted}
     try:
         yield interrupts
     finally:
