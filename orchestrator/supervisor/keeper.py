@@ -14,7 +14,7 @@ import resource
 import signal
 import time
 from pathlib import Path
-from typing import Any, Dict, Mapping, NoReturn, Optional, Sequence
+from typing import Any, Collection, Dict, Mapping, NoReturn, Optional, Sequence
 
 from orchestrator.supervisor.hostplan import ProcessPlan
 from orchestrator.supervisor.linux import become_subreaper, close_from, set_title
@@ -51,9 +51,10 @@ def _keep(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> NoRetur
     close_from(3)  # the supervisor's journal and lock among them
     become_subreaper()
     names = {}
+    cpus = os.sched_getaffinity(0)
     for plan in plans:
         try:
-            pid = _spawn(run_dir, plan, run_id)
+            pid = _spawn(run_dir, plan, run_id, cpus)
         except OSError as exc:
             culprit = os.fsdecode(exc.filename) if exc.filename else plan.argv[0]
             _record(run_dir.exited(plan.name), _not_started(f"{culprit}: {exc.strerror}"))
@@ -71,30 +72,35 @@ def _keep(run_dir: RunDir, plans: Sequence[ProcessPlan], run_id: str) -> NoRetur
         os._exit(0)
 
 
-def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str) -> int:
-    """Start the process of *plan* in a process group of its own and return its pid. Raises OSError."""
+def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str, cpus: Collection[int]) -> int:
+    """Start the process of *plan* in a process group of its own and return its pid. Raises OSError.
+
+    *cpus* are those of a plan that names none.
+    """
     environment = {**os.environ, **plan.environment, MARK: run_id}
     for name in plan.unset:
         environment.pop(name, None)
     _write_env_log(run_dir.env_log(plan.folder), environment)
     os.chdir(plan.working_directory or run_dir.work_folder(plan.folder))
-    if plan.cpus:
-        os.sched_setaffinity(0, plan.cpus)  # inherited; every plan of a keeper has its own CPUs, or none has
+    os.sched_setaffinity(0, plan.cpus or cpus)  # inherited by what is spawned
     log = os.open(run_dir.log(plan.folder, plan.log), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
     os.environ["PATH"] = environment.get("PATH", os.defpath)  # where posix_spawnp looks for the program
-    return os.posix_spawnp(
-        plan.argv[0],
-        plan.argv,
-        environment,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, log, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
-        ],
-        setpgroup=0,
-        setsigmask=(),
-        setsigdef=(*_DEAF_TO, signal.SIGPIPE, signal.SIGXFSZ),
-    )
+    try:
+        return os.posix_spawnp(
+            plan.argv[0],
+            plan.argv,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setpgroup=0,
+            setsigmask=(),
+            setsigdef=(*_DEAF_TO, signal.SIGPIPE, signal.SIGXFSZ),
+        )
+    finally:
+        os.close(log)
 
 
 def _start_facts(pid: int) -> Dict[str, Any]:
