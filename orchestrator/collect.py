@@ -153,11 +153,12 @@ def _checkpoints_elsewhere(run: Run, state: RunState) -> "Iterator[tuple[Path, s
 
 
 def _write_plan(run: Run, target: Path) -> CollectedFile:
-    text = _plan_without_secrets(run).encode("utf-8", "surrogateescape")
-    changed = not target.is_file() or target.read_bytes() != text
+    text = _plan_without_secrets(run)
+    content = text.encode("ascii")  # as json.dumps writes it
+    changed = not target.is_file() or target.read_bytes() != content
     if changed:
-        write_atomically(target, text.decode("utf-8", "surrogateescape"), mode=0o600)
-    return CollectedFile(PLAN, "record", len(text), hashlib.sha256(text).hexdigest(), copied=changed)
+        write_atomically(target, text, mode=0o600)
+    return CollectedFile(PLAN, "record", len(content), hashlib.sha256(content).hexdigest(), copied=changed)
 
 
 def _plan_without_secrets(run: Run) -> str:

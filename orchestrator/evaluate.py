@@ -12,11 +12,10 @@ from typing import Optional
 
 from orchestrator.datasets import check_dataset
 from orchestrator.errors import RunDirError, RunNotFoundError, SpecError
-from orchestrator.launch import compile_cache, write_run
+from orchestrator.launch import begin, compile_cache
 from orchestrator.monitor import Follower
 from orchestrator.plan import RunPlan, plan_evaluation
 from orchestrator.store import Run, Store
-from orchestrator.supervisor.journal import read_events
 from orchestrator.supervisor.rundir import PLAN, RunDir
 from orchestrator.transport import local
 
@@ -55,14 +54,9 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
     evaluation = Run(plan, run_dir)
     try:
         run_dir.root.mkdir(parents=True)
-        write_run(evaluation)
-        local.start_supervisor(run_dir)
-    except BaseException as exc:
-        if not read_events(run_dir.journal)[0]:
-            shutil.rmtree(run_dir.root, ignore_errors=True)
-        if isinstance(exc, OSError):
-            raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
-        raise
+    except OSError as exc:
+        raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
+    begin(evaluation, lambda: shutil.rmtree(run_dir.root, ignore_errors=True))
     return evaluation
 
 

@@ -7,7 +7,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -87,21 +87,28 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
             base = base or plan.name
             named = dataclasses.replace(request, name=f"{base}.{attempt}")
     run = Run(plan, RunDir(root))
-    try:
-        write_run(run)
-        local.start_supervisor(run.run_dir)
-    except BaseException as exc:
-        if not read_events(run.run_dir.journal)[0]:  # else ranks may be running in it
-            store.forget(plan.name, root)
-        if isinstance(exc, OSError):
-            reason = f"cannot write the run folder {root}: {exc.strerror}; choose another --run-dir"
-            raise RunDirError(reason) from exc
-        raise
+    begin(run, lambda: store.forget(plan.name, root))
     return run
 
 
-def write_run(run: Run) -> None:
-    """Write all that a supervisor needs into the existing, empty folder of *run*. Raises OSError."""
+def begin(run: Run, undo: Callable[[], None]) -> None:
+    """Write what the host needs into the existing, empty folder of *run*, and start its supervisor.
+
+    Raises RunDirError or HostError. *undo* is called first, unless the run has begun and processes may live in it.
+    """
+    try:
+        _write(run)
+        local.start_supervisor(run.run_dir)
+    except BaseException as exc:
+        if not read_events(run.run_dir.journal)[0]:
+            undo()
+        if isinstance(exc, OSError):
+            reason = f"cannot write the run folder {run.run_dir.root}: {exc.strerror}; choose another --run-dir"
+            raise RunDirError(reason) from exc
+        raise
+
+
+def _write(run: Run) -> None:
     host_plan = run.plan.host_plan()
     run.run_dir.make_folders([process.folder for process in host_plan.processes])
     # 0600: the environment that a job gives its ranks may hold secrets
