@@ -37,7 +37,7 @@ class ProcessPlan:
             fields["log"],
             fields["working_directory"],
             tuple(fields["cpus"]) if fields["cpus"] else None,
-            tuple(fields["unset"]),
+            tuple(fields.get("unset", ())),  # not in the plans of the first runs, which stay readable
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -59,3 +60,9 @@ def test_fields_of_a_newer_ascendrun_are_passed_over() -> None:
 def test_what_is_no_host_plan_is_refused_with_an_error_that_is_announced(text: str) -> None:
     with pytest.raises((ValueError, KeyError, TypeError)):
         HostPlan.from_json(text)
+
+
+def test_a_process_stored_before_variables_could_be_unset_is_read() -> None:
+    stored = asdict(ProcessPlan(0, ("true",), {}, "train", "train.log"))
+    del stored["unset"]
+    assert ProcessPlan.from_fields(stored) == ProcessPlan(0, ("true",), {}, "train", "train.log")
