@@ -13,7 +13,9 @@ AscendrunError            1  ascendrun could not do its work
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class AscendrunError(Exception):
@@ -52,6 +54,17 @@ class HostError(AscendrunError):
     """A host could not start or answer."""
 
     exit_code = 3
+
+
+@contextmanager
+def written_to(place: object) -> "Iterator[None]":
+    """Raise an OSError of writing a dataset to *place* as HostError for a full disk, else as DatasetError."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise HostError(f"{place}: the disk is full; make room and run the same command again") from exc
+        raise DatasetError(f"cannot write {exc.filename or place}: {exc.strerror}") from exc
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

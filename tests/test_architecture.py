@@ -23,9 +23,11 @@ LAYERS = {
     "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.policy",
                    "orchestrator.probes", "orchestrator.diagnosis"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
-              "orchestrator.bundle", "orchestrator.jobfiles", "orchestrator.datasets"],
+              "orchestrator.bundle", "orchestrator.jobfiles", "orchestrator.datasets", "orchestrator.records",
+              "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
-                 "orchestrator.evaluate", "orchestrator.report", "orchestrator.logs", "orchestrator.dashboard"],
+                 "orchestrator.evaluate", "orchestrator.report", "orchestrator.logs", "orchestrator.dashboard",
+                 "orchestrator.fetch", "orchestrator.sampler"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

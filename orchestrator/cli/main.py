@@ -22,6 +22,7 @@ VERBS = {
     "stop": "End a run, and everything it started.",
     "eval": "Evaluate the checkpoints of a run.",
     "collect": "Bring together a run's checkpoints, logs, metrics and results.",
+    "data": "Fetch a dataset, make a small one, or look through one.",
     "jobs": "List the jobs that come with ascendrun, or print one.",
 }
 

@@ -6,9 +6,10 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, Protocol
 
 import click
 
@@ -16,6 +17,10 @@ from orchestrator.jobspec import JobSpec
 from orchestrator.plan import RunPlan
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
 from orchestrator.store import Run
+
+if TYPE_CHECKING:  # what speaks HTTP is needed by one verb only
+    from orchestrator.download import Transfer
+    from orchestrator.records import Survey
 
 _PIPE_WIDTH = 200  # columns: a pipe has no width, and a table must not be cut for it
 _PLAIN_EVERY_S = 10.0  # how often a run tells of itself where there is no terminal to redraw
@@ -299,23 +304,80 @@ def watch(states: Iterable[RunState], on_state: Callable[[RunState], None]) -> R
     *on_state* is called with each state, after it was shown.
     """
     state = None
+    stopping = False
+    with live_line() as show:
+        for state in states:
+            if not state.finished:
+                show(progress_line(state), now=state.stopping and not stopping)
+            stopping = state.stopping
+            on_state(state)
+    assert state is not None, "states() yields at least once"
+    return state
+
+
+class ShowLine(Protocol):
+    def __call__(self, line: str, *, now: bool = False) -> None: ...
+
+
+@contextmanager
+def live_line() -> "Iterator[ShowLine]":
+    """Yield what shows a changing line: redrawn in a terminal, else said anew every ten seconds or *now*."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.live import Live
         from rich.text import Text
 
         with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
-            for state in states:
-                live.update(Text(progress_line(state), no_wrap=True, overflow="ellipsis"), refresh=True)
-                on_state(state)
+
+            def redraw(line: str, *, now: bool = False) -> None:
+                live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+
+            yield redraw
     else:
-        told, told_at = "", 0.0
-        for state in states:
-            line = progress_line(state)
-            due = time.monotonic() - told_at >= _PLAIN_EVERY_S or (state.stopping and "stopping" not in told)
-            if line != told and due and not state.finished:
+        told, told_at = "", -_PLAIN_EVERY_S
+
+        def tell(line: str, *, now: bool = False) -> None:
+            nonlocal told, told_at
+            if line != told and (now or time.monotonic() - told_at >= _PLAIN_EVERY_S):
                 say(line)
                 told, told_at = line, time.monotonic()
-            on_state(state)
-    assert state is not None, "states() yields at least once"
-    return state
+
+        yield tell
+
+
+# ── datasets ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def transfer_line(transfer: Transfer) -> str:
+    """Return how far a download is, in one line: bytes, rate, time left."""
+    share = f" of {size(transfer.total_bytes)}" if transfer.total_bytes else ""
+    parts = [size(transfer.done_bytes) + share]
+    if transfer.bytes_per_s is not None:
+        parts.append(f"{size(transfer.bytes_per_s)}/s")
+    if transfer.left_s is not None:
+        parts.append(f"{duration(transfer.left_s)} left")
+    return "  ".join(parts)
+
+
+def survey_as_json(folder: str, layout: str, survey: Survey) -> "dict[str, Any]":
+    """Return what `data check --json` prints. Fields are only ever added."""
+    return {"folder": folder, "layout": layout, "fine": not survey.damages, **asdict(survey)}
+
+
+def show_survey(folder: str, survey: Survey) -> None:
+    """Print the pictures of each class, then the warnings, then what is damaged."""
+    rows = [
+        [str(label), *(f"{part.classes[label]:,}" for part in survey.parts)]
+        for label in range(len(survey.parts[0].classes))
+    ]
+    rows.append(["all", *(f"{part.pictures:,}" for part in survey.parts)])
+    _table(("class", *(part.name for part in survey.parts)), rows)
+    for warning in survey.warnings:
+        click.echo(_CONTROL.sub("?", f"warning: {warning}"))
+    for damage in survey.damages:
+        where = ""
+        if damage.record is not None:
+            others = f" and {damage.count - 1:,} more of this file" * (damage.count > 1)
+            where = f"record {damage.record:,}{others}: "
+        click.echo(_CONTROL.sub("?", f"damaged: {damage.file}: {where}{damage.problem}"))
+    click.echo(f"{folder}: {'damaged' if survey.damages else 'fine'}")

@@ -1,0 +1,34 @@
+"""Make a small dataset by the generator of its layout, which runs as a process of its own: it is the model's code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from orchestrator.datasets import Layout
+from orchestrator.errors import DatasetError, HostError
+
+
+def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, say: "Callable[[str], None]") -> int:
+    """Have the layout's sampler make *train* and *test* pictures in *folder*; return its exit code.
+
+    What it prints goes where ours goes; its complaints go to *say*. Raises DatasetError for a layout without sampler,
+    HostError where it cannot run with this Python.
+    """
+    if layout.sampler is None:
+        raise DatasetError(f"nothing makes a sample of layout {layout.name}")
+    words = [sys.executable, "-m", layout.sampler, f"--train={train}", f"--test={test}", f"--seed={seed}", "--"]
+    done = subprocess.run([*words, str(folder)], stderr=subprocess.PIPE, text=True, errors="replace")
+    lines = done.stderr.strip().splitlines()
+    if done.returncode < 0:
+        raise HostError(f"{layout.sampler} was killed by signal {-done.returncode}")
+    if lines and lines[0].startswith("Traceback"):
+        raise HostError(
+            f"{layout.sampler} cannot run with {sys.executable}: {lines[-1]}; it comes with `pip install "
+            "'ascendrun[cpu]'` on Python 3.10 to 3.12"
+        )
+    for line in lines:
+        say(line)
+    return done.returncode
