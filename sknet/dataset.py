@@ -121,20 +121,21 @@ def shard(count: int, rank: int, ranks: int, seed: int, epoch: int) -> np.ndarra
 
 
 def training_batches(
-    pictures: Pictures, image_size: int, batch_size: int, rank: int, ranks: int, seed: int, epoch: int
+    pictures: Pictures, image_size: int, batch_size: int, rank: int, ranks: int, seed: int, epoch: int, skip: int = 0
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield pictures (batch_size, 3, S, S) float32, randomly cropped and flipped, and labels (batch_size,) int32.
 
     They are this rank's shard, cut into batches; every rank gets the same number of them. The pictures that fill no
     global batch, fewer than batch_size * ranks, sit this epoch out: a smaller step would count its pictures for more
     and need a graph of its own. The next epoch has another order, so others are left out then.
+    A run that is taken up in the midst of an epoch has its first *skip* batches behind it.
     """
     steps = steps_per_epoch(pictures, batch_size, ranks)
     mine = shard(len(pictures), rank, ranks, seed, epoch)[: steps * batch_size]
     chance = np.random.default_rng([seed, epoch, 1])
     corners = chance.integers(0, 2 * PADDING + 1, (len(pictures), 2))  # top, left
     flips = chance.random(len(pictures)) < 0.5
-    for numbers in mine.reshape(steps, batch_size):
+    for numbers in mine.reshape(steps, batch_size)[skip:]:
         pixels, labels = pictures.read(numbers)
         yield prepare(crop(pixels, corners[numbers], flips[numbers]), image_size), labels
 
