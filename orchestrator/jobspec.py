@@ -38,6 +38,25 @@ class EvaluationSpec:
 
 
 @dataclass(frozen=True)
+class ModuleSpec:
+    """Another module of the job, run by itself on this terminal, with the keys of its own config only."""
+
+    module: str
+    config: Mapping[str, Scalar] = field(default_factory=dict)
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+
+
+# The fields of a job that have fields of their own.
+_NOUNS: "dict[str, Any]" = {
+    "dataset": DatasetSpec,
+    "evaluation": EvaluationSpec,
+    "export": ModuleSpec,
+    "predict": ModuleSpec,
+}
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """One job. Exactly one of *module* and *command* says what each rank runs.
 
@@ -55,6 +74,8 @@ class JobSpec:
     environment: Mapping[str, str] = field(default_factory=dict)  # for every rank
     dataset: Optional[DatasetSpec] = None
     evaluation: Optional[EvaluationSpec] = None
+    export: Optional[ModuleSpec] = None  # gets --checkpoint_path --file_format --file_name --dataset_path --force
+    predict: Optional[ModuleSpec] = None  # gets --model --top --dataset_path --json and pictures; prints JSON lines
     working_directory: Optional[str] = None  # None: each rank's own work folder
     log_patterns: Optional[tuple[str, ...]] = None  # None: MindSpore's own lines
     compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
@@ -122,7 +143,7 @@ class JobSpec:
     def from_stored(cls, stored: Mapping[str, Any]) -> "JobSpec":
         """Read back what `asdict` gave, after a journey through JSON; fields of a newer ascendrun are passed over."""
         known = {key: value for key, value in stored.items() if key in {field.name for field in fields(cls)}}
-        for key, noun in (("dataset", DatasetSpec), ("evaluation", EvaluationSpec)):
+        for key, noun in _NOUNS.items():
             if known.get(key):
                 names = {field.name for field in fields(noun)}
                 known[key] = noun(**{name: value for name, value in known[key].items() if name in names})
@@ -259,7 +280,7 @@ def _explain(error: Mapping[str, Any], source: str, positions: Positions) -> str
     line, column = positions.get(place, (0, 0))
     where = f"{source}:{line}:{column}" if line else source
     name = ".".join(map(str, place)) or str(error["loc"][0] if error["loc"] else "")
-    nouns: "dict[str, Any]" = {"": JobSpec, "dataset": DatasetSpec, "evaluation": EvaluationSpec}
+    nouns: "dict[str, Any]" = {"": JobSpec, **_NOUNS}
     if error["type"] == _UNKNOWN_FIELD:
         noun = nouns.get(str(place[0]) if len(place) > 1 else "", JobSpec)
         return f"{where}: unknown field '{name}'{nearest(str(place[-1]), {field.name for field in fields(noun)})}"

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
 from orchestrator.inventory import Device, Host
-from orchestrator.jobspec import JobSpec, Scalar
+from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
 from orchestrator.supervisor.hostplan import SCHEDULER, HostPlan, ProcessPlan
 from orchestrator.supervisor.masking import MASK
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
@@ -16,8 +16,8 @@ from orchestrator.supervisor.rundir import RunDir
 
 # MindSpore's scheduler needs no line of the user's script (msrun runs the script once more for it).
 _SCHEDULER_PROGRAM = "from mindspore.communication import init; init()"
-# What says to MindSpore that it is one of several; left over in somebody's shell, it misleads an evaluation.
-_MEETING_VARIABLES = (
+# What says to MindSpore that it is one of several; left over in somebody's shell, it misleads a process that is alone.
+MEETING_VARIABLES = (
     "MS_ROLE",
     "MS_NODE_ID",
     "MS_WORKER_NUM",
@@ -212,18 +212,13 @@ def plan_evaluation(
     device = plan.ranks[0].device_id
     config = {**spec.config, **evaluation.config, "checkpoint_path": checkpoints}
     variables = {
-        **_tuning(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
-        "RANK_ID": "0",
-        "RANK_SIZE": "1",
-        "DEVICE_ID": str(device),
+        **lone_variables(spec, host, environment, device_id=device, compile_cache=compile_cache),
         "ASCENDRUN_RUN_NAME": plan.name,
-        "ASCENDRUN_BACKEND": host.backend,
         "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder("eval")),
         "ASCENDRUN_PROGRESS": str(run_dir.progress("eval")),
-        **{name: value for name, value in spec.environment.items() if value != MASK},  # a collected plan has masks
     }
     argv = _argv(spec, evaluation.module, plan.python, host.backend, config, dataset)
-    process = ProcessPlan(0, argv, variables, "eval", "eval.log", unset=_MEETING_VARIABLES)
+    process = ProcessPlan(0, argv, variables, "eval", "eval.log", unset=MEETING_VARIABLES)
     return RunPlan(
         run_id,
         f"{plan.name}-eval",
@@ -238,6 +233,37 @@ def plan_evaluation(
         plan.launched_from,
         (),
     )
+
+
+def lone_variables(
+    spec: JobSpec,
+    host: Host,
+    environment: Mapping[str, str],
+    *,
+    device_id: int,
+    compile_cache: Optional[str] = None,
+) -> "dict[str, str]":
+    """Return the variables of a process of the job that is alone and has all CPUs; MEETING_VARIABLES are to be unset.
+
+    *environment* is the one that it inherits.
+    """
+    return {
+        **_tuning(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
+        "RANK_ID": "0",
+        "RANK_SIZE": "1",
+        "DEVICE_ID": str(device_id),
+        "ASCENDRUN_BACKEND": host.backend,
+        **{name: value for name, value in spec.environment.items() if value != MASK},  # a collected plan has masks
+    }
+
+
+def lone_argv(
+    module: ModuleSpec, python: str, settings: Mapping[str, Scalar], words: Sequence[str] = ()
+) -> "tuple[str, ...]":
+    """Return what runs *module* with its own config, *settings* on top (None: left out), and *words* as they are."""
+    said = {**module.config, **settings}
+    keys = (f"--{key}={_spell(value)}" for key, value in said.items() if value is not None)
+    return (python, "-m", module.module, *keys, *words)
 
 
 def compile_cache_key(spec: JobSpec, size: int, backend: str, versions: Sequence[str]) -> str:

@@ -166,9 +166,7 @@ def need_ascend(device_target: str) -> None:
     import mindspore as ms
 
     if device_target != "Ascend" or ms.get_context("device_target") != "Ascend":
-        raise InputError(
-            "AIR can only be exported on an Ascend device, and there is none here; MINDIR and ONNX need none"
-        )
+        raise InputError("AIR can only be exported on an Ascend device, and none is here; MINDIR and ONNX need none")
 
 
 def write(net: nn.Cell, description: Description, file_format: str, path: Path) -> None:

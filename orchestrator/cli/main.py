@@ -21,6 +21,8 @@ VERBS = {
     "logs": "Print the logs of a run's ranks.",
     "stop": "End a run, and everything it started.",
     "eval": "Evaluate the checkpoints of a run.",
+    "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",
+    "predict": "Say what is on pictures.",
     "collect": "Bring together a run's checkpoints, logs, metrics and results.",
     "data": "Fetch a dataset, make a small one, or look through one.",
     "jobs": "List the jobs that come with ascendrun, or print one.",

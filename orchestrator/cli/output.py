@@ -222,6 +222,26 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
     click.echo(f"result: {scores} ckpt={evaluation.get('checkpoint')}")
 
 
+def show_line(line: str) -> None:
+    """Print a line of a program's output as it is, but for what would reach into the reader's terminal."""
+    click.echo(_CONTROL.sub("?", line).encode("utf-8", "replace"))  # names of files need not be Unicode
+
+
+def show_prediction(line: str) -> None:
+    """Print what a predict module says of one picture, a JSON object: a heading, then a line for each class."""
+    try:
+        said = json.loads(line)
+        if "error" in said:
+            say(_CONTROL.sub("?", f"ascendrun: {said['error']}"))
+            return
+        width = max(len(one["class"]) for one in said["classes"])
+        rows = [f"  {one['class']:<{width}}  {one['probability']:7.2%}" for one in said["classes"]]
+        text = "\n".join([str(said["picture"]), *rows])
+    except (ValueError, LookupError, TypeError):
+        text = line  # some other word of the job's module
+    show_line(text)
+
+
 def _rank_word(rank: RankState) -> str:
     if rank.phase is RankPhase.RUNNING:
         return rank.program_phase or "running"

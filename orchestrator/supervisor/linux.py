@@ -1,4 +1,4 @@
-"""Three services of Linux that Python's standard library lacks: inotify, subreaper, process title.
+"""Services of Linux that Python's standard library lacks: inotify, subreaper, death with the parent, process title.
 
 Each is an improvement that a host can do without (another kernel, a locked-down container):
 callers go on when one is not to be had. Sources: inotify(7), prctl(2), proc(5).
@@ -9,13 +9,14 @@ from __future__ import annotations
 import ctypes
 import os
 import select
+import signal
 from pathlib import Path
 from typing import Collection, Optional
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _IN_MODIFY, _IN_MOVED_TO, _IN_CREATE = 0x2, 0x80, 0x100
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _POLL_S = 0.1  # how long to wait for news where inotify is not to be had
 
 
@@ -65,6 +66,11 @@ def close_from(first: int, *, keep: Collection[int] = ()) -> None:
 def become_subreaper() -> None:
     """Make orphans below this process its children, so that a daemon of a rank stays in our tree."""
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it is gone, however that ended."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def set_title(title: str) -> None:
