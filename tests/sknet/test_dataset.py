@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sknet import dataset
@@ -22,39 +22,78 @@ def records(labels: list[int]) -> bytes:
     return b"".join(bytes([label]) + bytes([label * 7 % 256]) * 3072 for label in labels)
 
 
-@given(st.integers(1, 300), st.integers(1, 9), st.integers(1, 5), st.integers(0, 3), st.integers(1, 4))
-def test_shards_are_disjoint_equally_long_and_whole_but_for_a_last_partial_batch(
-    count: int, batch: int, ranks: int, seed: int, epoch: int
+def whole(count: int) -> dataset.Pictures:
+    """So many pictures in memory, 256 at most, their numbers as labels."""
+    file = np.frombuffer(records(list(range(count))), np.uint8).reshape(-1, dataset.RECORD)
+    return dataset.Pictures((Path("data.bin"),), (file,), np.array([count]))
+
+
+@given(st.integers(1, 3000), st.integers(1, 70), st.integers(0, 3), st.integers(1, 4))
+def test_over_all_ranks_every_picture_is_there_exactly_once(count: int, ranks: int, seed: int, epoch: int) -> None:
+    shards = [dataset.shard(count, rank, ranks, seed, epoch) for rank in range(ranks)]
+    assert sorted(np.concatenate(shards).tolist()) == list(range(count))
+    lengths = {len(part) for part in shards}
+    assert max(lengths) - min(lengths) <= 1
+
+
+@given(st.integers(1, 250), st.integers(1, 9), st.integers(1, 6), st.integers(1, 4))
+def test_an_epoch_trains_on_each_picture_once_but_for_those_that_fill_no_global_batch(
+    count: int, batch: int, ranks: int, epoch: int
 ) -> None:
-    shards = [dataset.shard(count, batch, rank, ranks, seed, epoch) for rank in range(ranks)]
-    assert {part.shape for part in shards} == {(count // (batch * ranks), batch)}
-    numbers = np.concatenate([part.ravel() for part in shards])
-    assert len(set(numbers.tolist())) == len(numbers)
-    assert set(numbers.tolist()) <= set(range(count))
-    assert count - len(numbers) < batch * ranks
+    steps = count // (batch * ranks)
+    assume(steps)
+    pictures = whole(count)
+    seen = []
+    for rank in range(ranks):
+        batches = [labels for _, labels in dataset.training_batches(pictures, 32, batch, rank, ranks, 1, epoch)]
+        assert [len(labels) for labels in batches] == [batch] * steps
+        seen += np.concatenate(batches).tolist()
+    assert len(set(seen)) == len(seen) == steps * batch * ranks
+    assert count - len(seen) < batch * ranks
+
+
+def test_what_one_epoch_leaves_out_another_trains_on() -> None:
+    pictures = whole(10)
+    seen = [
+        {int(label) for _, labels in dataset.training_batches(pictures, 32, 7, 0, 1, 1, epoch) for label in labels}
+        for epoch in range(1, 9)
+    ]
+    assert all(len(epoch) == 7 for epoch in seen)
+    assert set.union(*seen) == set(range(10))
 
 
 @given(st.integers(1, 200), st.integers(1, 5), st.integers(1, 4))
 def test_all_ranks_together_see_in_each_step_what_one_rank_with_their_whole_batch_would(
     count: int, batch: int, ranks: int
 ) -> None:
-    together = np.concatenate([dataset.shard(count, batch, rank, ranks, 3, 2) for rank in range(ranks)], axis=1)
-    assert np.array_equal(together, dataset.shard(count, batch * ranks, 0, 1, 3, 2))
+    steps = count // (batch * ranks)
+    together = [dataset.shard(count, rank, ranks, 3, 2)[: steps * batch].reshape(steps, batch) for rank in range(ranks)]
+    alone = dataset.shard(count, 0, 1, 3, 2)[: steps * batch * ranks].reshape(steps, batch * ranks)
+    assert np.array_equal(np.sort(np.concatenate(together, axis=1)), np.sort(alone))
 
 
 def test_every_epoch_has_an_order_of_its_own_and_a_seed_repeats_it() -> None:
-    first = dataset.shard(100, 10, 0, 1, 1, 1)
-    assert np.array_equal(first, dataset.shard(100, 10, 0, 1, 1, 1))
-    assert not np.array_equal(first, dataset.shard(100, 10, 0, 1, 1, 2))
-    assert not np.array_equal(first, dataset.shard(100, 10, 0, 1, 2, 1))
+    first = dataset.shard(100, 0, 1, 1, 1)
+    assert np.array_equal(first, dataset.shard(100, 0, 1, 1, 1))
+    assert not np.array_equal(first, dataset.shard(100, 0, 1, 1, 2))
+    assert not np.array_equal(first, dataset.shard(100, 0, 1, 2, 1))
 
 
 def test_a_picture_is_cropped_alike_whichever_rank_gets_it(small_dataset: Path) -> None:
     pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN)
     one = next(dataset.training_batches(pictures, 32, 8, 0, 1, 1, 1))
     two = [next(dataset.training_batches(pictures, 32, 4, rank, 2, 1, 1)) for rank in range(2)]
-    assert np.array_equal(one[0], np.concatenate([images for images, _ in two]))
-    assert np.array_equal(one[1], np.concatenate([labels for _, labels in two]))
+    for whole_batch, halves in zip(one, zip(*two)):
+        assert np.array_equal(whole_batch, np.stack(halves, axis=1).reshape(whole_batch.shape))
+
+
+def test_a_resumed_epoch_goes_on_with_the_batch_where_it_stopped(small_dataset: Path) -> None:
+    pictures = dataset.open_pictures(str(small_dataset), dataset.TRAIN)
+    unbroken = list(dataset.training_batches(pictures, 32, 32, 0, 1, 1, 1))
+    resumed = list(dataset.training_batches(pictures, 32, 32, 0, 1, 1, 1, skip=3))
+    assert len(unbroken) == 4 and len(resumed) == 1
+    for expected, got in zip(unbroken[3], resumed[0]):
+        assert np.array_equal(expected, got)
 
 
 def test_pictures_are_read_across_files_of_any_number_of_records(tmp_path: Path) -> None:
@@ -76,8 +115,7 @@ def test_pictures_are_read_across_files_of_any_number_of_records(tmp_path: Path)
 
 @given(st.integers(1, 40), st.integers(1, 17))
 def test_evaluation_counts_every_picture_exactly_once(count: int, batch: int) -> None:
-    file = np.frombuffer(records([number for number in range(count)]), np.uint8).reshape(-1, dataset.RECORD)
-    pictures = dataset.Pictures((Path("test.bin"),), (file,), np.array([count]))
+    pictures = whole(count)
     seen = []
     for images, labels, counting in dataset.test_batches(pictures, 32, batch):
         assert images.shape == (batch, 3, 32, 32)
@@ -92,6 +130,16 @@ def test_preparing_normalises_each_colour_by_the_published_mean_and_deviation() 
     assert out.dtype == np.float32
     assert np.allclose(out[0, :, 0, 0], (1 - dataset.MEAN) / dataset.DEVIATION)
     assert np.allclose(dataset.prepare(pixels, 48), out[0, :, :1, :1], atol=1e-5)  # an even picture stays even
+
+
+@given(st.integers(1, 2), st.integers(1, 80) | st.just(224))
+def test_preparing_is_normalising_then_resizing_rows_and_columns(count: int, size: int) -> None:
+    pixels = np.random.default_rng(size).integers(0, 256, (count, 3, 32, 32)).astype(np.uint8)
+    scaled = (pixels / 255.0 - dataset.MEAN[:, None, None]) / dataset.DEVIATION[:, None, None]
+    weights = dataset.resize_weights(32, size).astype(np.float64)
+    out = dataset.prepare(pixels, size)
+    assert out.dtype == np.float32 and out.flags.c_contiguous
+    assert np.allclose(out, weights @ scaled @ weights.T, rtol=1e-6, atol=1e-6)
 
 
 @given(st.integers(4, 64), st.integers(4, 64))
