@@ -7,6 +7,7 @@ from typing import Optional
 from orchestrator import monitor
 from orchestrator.cli import output
 from orchestrator.cli.interrupts import Interrupts
+from orchestrator.cli.live import watch
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.errors import HostError
 from orchestrator.runstate import Outcome, RunState
@@ -38,7 +39,7 @@ def follow_to_end(run: Run, interrupts: Interrupts, grace_s: Optional[float] = N
                     f"stopping {run.plan.name}: SIGTERM, then SIGKILL after {grace:g} s (Ctrl-C again: SIGKILL now)"
                 )
 
-    return output.watch(monitor.Follower(run).states(interrupts.wake), pass_on)
+    return watch(monitor.Follower(run).states(interrupts.wake), pass_on)
 
 
 def exit_code(state: RunState, interrupts: Interrupts) -> int:

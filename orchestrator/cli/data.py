@@ -10,6 +10,7 @@ import click
 
 from orchestrator import datasets
 from orchestrator.cli import output
+from orchestrator.cli.live import live_line
 from orchestrator.errors import UserError
 
 _LAYOUT = click.option(
@@ -70,7 +71,7 @@ def fetch_command(
     )
     target = _path(folder)
     try:
-        with output.live_line() as show:
+        with live_line() as show:
             done = fetch(
                 datasets.layout_of(layout),
                 target,
@@ -116,7 +117,7 @@ def check_command(folder: str, layout: str, class_num: Optional[int], as_json: b
     Exit code 0: fine, perhaps with warnings. 2: damaged, or no dataset.
     """
     known = datasets.layout_of(layout)
-    with output.live_line() as show:
+    with live_line() as show:
         survey = datasets.survey_dataset(
             known,
             _path(folder),
