@@ -1,50 +1,85 @@
-"""Checkpoints: written whole or not at all, the newest few kept, read with one clear line for what is wrong.
+"""The checkpoints of a run: written beside training, the newest few kept, found and loaded again.
 
-A checkpoint is MindSpore's own format with its CRC: the net's weights and batch statistics, and five entries of ours
-(net, class_num, image_size, epoch, step), so that who reads it need not guess from the file name.
+checkpoint_file.py says what is in one.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import re
 import socket
 import time
-import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from sknet.checkpoint_file import (
+    NAME,
+    STATE,
+    UNFINISHED,
+    Contents,
+    Copy,
+    Course,
+    Origin,
+    describe,
+    in_pieces,
+    one_line,
+    origin_of,
+    read,
+    read_all,
+    remove,
+    replace,
+    sidecar_of,
+    verify,
+)  # fmt: skip
 from sknet.errors import InputError, SknetError
 
 if TYPE_CHECKING:
     from mindspore import Parameter, nn
 
-ENTRIES = ("net", "class_num", "image_size", "epoch", "step")
-NAME = re.compile(r"(?P<net>.+)-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
-UNFINISHED = ".{stem}.{host}.{pid}.unfinished.ckpt"  # not matched by NAME; host and process are who writes it
-CRC_MARK = b"crc_num"  # ends a checkpoint, with the CRC-32 of all before it in 10 bytes
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a checkpoint says about itself. step counts from 1 inside its epoch."""
-
-    net: str
-    class_num: int
-    image_size: int
-    epoch: int
-    step: int
+__all__ = [
+    "NAME",
+    "STATE",
+    "UNFINISHED",
+    "Contents",
+    "Course",
+    "Keeper",
+    "Origin",
+    "Saved",
+    "check_fit",
+    "describe",
+    "find",
+    "load",
+    "one_line",
+    "origin_of",
+    "prepare_folder",
+    "read",
+    "read_all",
+    "shapes_of",
+    "sidecar_of",
+    "tensors_of",
+    "verify",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A finished checkpoint: where it is, its size, and how long the writing took."""
+    """A finished checkpoint: where it is, its size, how long training stood still for it, and how long writing took."""
 
     path: Path
     bytes: int
-    seconds: float
+    sha256: str
+    copy_s: float
+    write_s: float
+    origin: Origin
+
+    @property
+    def seconds(self) -> float:
+        return self.copy_s + self.write_s
 
 
 def prepare_folder(folder: Path) -> None:
@@ -80,42 +115,117 @@ def alive(pid: int) -> bool:
 
 
 class Keeper:
-    """Writes checkpoints of one run into one folder and keeps the newest *most* of those it wrote."""
+    """Writes checkpoints of one run into one folder and keeps the newest *most* of those it wrote.
+
+    One thread writes, beside training. Training waits for the copy to memory, and for a checkpoint that is still being
+    written when the next one is due: there are never more than two copies. close() waits for the last one.
+    """
 
     def __init__(self, folder: Path, most: int) -> None:
         self._folder = folder.absolute()
         self._most = most
         self._written: list[Path] = []
-        os.umask(umask := os.umask(0o077))  # it can only be read by setting it
-        self._mode = 0o666 & ~umask
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: Future[Saved] | None = None
+        self._finished: list[Saved] = []
 
-    def save(self, tensors: Mapping[str, Parameter], origin: Origin) -> Saved:
-        """Write a net's tensors to {net}-{epoch}_{step}.ckpt. A reader sees the whole file or none.
+    def adopt(self, run: str, until: Origin) -> None:
+        """Count the checkpoints that earlier parts of *run* left in the folder, up to *until*, as written by us."""
+        for path in find(self._folder) if any(self._folder.glob("*.ckpt")) else []:
+            told = sidecar_of(path)
+            if told.get("run") == run and (told["epoch"], told["step"]) <= (until.epoch, until.step):
+                self._written.append(path)
 
-        Old checkpoints go only after the new one is whole; files of other runs are never deleted.
-        Raises SknetError when the disk is full or cannot be written.
+    def save(
+        self, tensors: Mapping[str, Parameter], origin: Origin, course: Course | None = None, **further: Any
+    ) -> Saved:
+        """Write as start() does, and wait until the file is whole."""
+        self.start(tensors, origin, course, **further)
+        return self.wait()[-1]
+
+    def start(
+        self, tensors: Mapping[str, Parameter], origin: Origin, course: Course | None = None, **further: Any
+    ) -> None:
+        """Copy tensors to memory and begin to write them to {net}-{epoch}_{step}.ckpt, *further* to its sidecar.
+
+        A reader sees the whole file or none. Old checkpoints go only after the new one is whole; files of other runs
+        are never deleted. Raises SknetError when the checkpoint before this one could not be written.
         """
-        import mindspore as ms
+        began = time.monotonic()
+        self._collect()
+        copies = [(name, str(tensor.dtype), tensor.asnumpy().copy()) for name, tensor in tensors.items()]
+        self._pending = self._writer.submit(self._write, copies, origin, course, further, time.monotonic() - began)
 
-        start = time.monotonic()
+    def finished(self) -> list[Saved]:
+        """Return what has become whole since this was last asked. Raises SknetError when writing failed."""
+        if self._pending and self._pending.done():
+            self._collect()
+        done, self._finished = self._finished, []
+        return done
+
+    def wait(self) -> list[Saved]:
+        """Return the same as finished() once nothing is being written any more."""
+        self._collect()
+        return self.finished()
+
+    def close(self) -> list[Saved]:
+        """Wait, and end the thread."""
+        self._writer.shutdown()
+        return self.wait()
+
+    def _collect(self) -> None:
+        if self._pending:
+            pending, self._pending = self._pending, None
+            self._finished.append(pending.result())
+
+    def _write(
+        self,
+        copies: list[Copy],
+        origin: Origin,
+        course: Course | None,
+        further: Mapping[str, Any],
+        copy_s: float,
+    ) -> Saved:
+        began = time.monotonic()
         path = self._folder / f"{origin.net}-{origin.epoch}_{origin.step}.ckpt"
-        unfinished = self._folder / UNFINISHED.format(stem=path.stem, host=socket.gethostname(), pid=os.getpid())
-        data = [{"name": name, "data": tensor} for name, tensor in tensors.items()]
-        entries = {name: getattr(origin, name) for name in ENTRIES}
         try:
-            ms.save_checkpoint(data, str(unfinished), append_dict=entries, crc_check=True)
-            with open(unfinished, "rb") as file:
-                os.fsync(file.fileno())
-                size = os.fstat(file.fileno()).st_size
-            os.chmod(unfinished, self._mode)  # MindSpore makes it readable by its owner alone, and read-only
-            os.replace(unfinished, path)
-        except (OSError, RuntimeError, ValueError) as exc:
-            remove(unfinished)
+            size, sha256 = replace(path, in_pieces(copies, origin, course), before=path.with_suffix(".json"))
+            saved = Saved(path, size, sha256, copy_s, time.monotonic() - began, origin)
+            text = json.dumps(sidecar(saved, course, further), indent=2, allow_nan=False)
+            replace(path.with_suffix(".json"), [text.encode() + b"\n"])
+        except OSError as exc:
             raise SknetError(f"cannot write checkpoint {path}: {one_line(exc)}") from exc
         self._written = [*(old for old in self._written if old != path), path]
         while len(self._written) > self._most:
-            remove(self._written.pop(0))
-        return Saved(path, size, time.monotonic() - start)
+            old = self._written.pop(0)
+            remove(old.with_suffix(".json"))
+            remove(old)
+        return saved
+
+
+def sidecar(saved: Saved, course: Course | None, further: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what STEM.json says."""
+    told: dict[str, Any] = {"checkpoint": saved.path.name, **asdict(saved.origin)}
+    if course:
+        steps = course.steps_per_epoch
+        told |= {
+            "run": course.run,
+            "steps_per_epoch": steps,
+            "global_step": (saved.origin.epoch - 1) * steps + saved.origin.step,
+            "ranks": course.ranks,
+            "global_batch": course.ranks * course.settings["batch_size"],
+            "metrics": {"loss": course.loss_sum / saved.origin.step},
+        }
+    return {
+        **told,
+        **further,
+        "bytes": saved.bytes,
+        "sha256": saved.sha256,
+        "copy_s": saved.copy_s,
+        "write_s": saved.write_s,
+        "mindspore": version("mindspore"),
+        "written_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
 
 
 def tensors_of(net: nn.Cell) -> dict[str, Parameter]:
@@ -125,21 +235,6 @@ def tensors_of(net: nn.Cell) -> dict[str, Parameter]:
     precision puts cells of its own into the net; the tensors stay the same objects.
     """
     return dict(net.parameters_and_names())
-
-
-def remove(path: Path) -> None:
-    """Delete a file that may be gone already."""
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        pass  # an old file too many is no reason to end a run
-
-
-def one_line(exc: BaseException) -> str:
-    """Return the first line of an error's text: MindSpore adds a page of C++ call stack."""
-    if isinstance(exc, OSError) and exc.strerror:
-        return exc.strerror
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
 def find(path: Path) -> list[Path]:
@@ -158,62 +253,24 @@ def find(path: Path) -> list[Path]:
     return [file for _, _, file in sorted(found)]
 
 
-def origin_of(path: Path) -> Origin | None:
-    """Return what a checkpoint says of itself; None when another program wrote it.
-
-    Makes no Tensor: on Ascend the ranks must have met before the first one. Raises InputError when the file cannot be
-    read, is cut short or damaged.
-    """
-    from google.protobuf.message import DecodeError
-    from mindspore.train.checkpoint_pb2 import Checkpoint
-
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
-    stored = Checkpoint()
-    try:
-        content = path.read_bytes()
-        body, mark, crc = content[:-17], content[-17:-10], content[-10:]
-        if mark != CRC_MARK:
-            body = content
-        elif zlib.crc32(body) != int.from_bytes(crc, "big"):
-            raise ValueError("its CRC is wrong")
-        stored.ParseFromString(body)
-        entries = {value.tag: value.tensor.tensor_content for value in stored.value if value.tag in ENTRIES}
-        if len(entries) < len(ENTRIES):
-            return None
-        whole = {name: int.from_bytes(entries[name], "little") for name in ENTRIES if name != "net"}
-        return Origin(net=entries["net"].decode("utf-32-le"), **whole)
-    except (OSError, ValueError, DecodeError) as exc:
-        raise unreadable(path, exc) from exc
-
-
-def read(path: Path) -> dict[str, Parameter]:
-    """Return the weights in a checkpoint. Raises InputError when the file cannot be read, is cut short or damaged."""
-    import mindspore as ms
-
-    if not path.is_file():
-        raise InputError(f"no checkpoint at {path}")
-    try:
-        values = ms.load_checkpoint(str(path), crc_check=True)
-    except (OSError, RuntimeError, ValueError, TypeError) as exc:
-        raise unreadable(path, exc) from exc
-    return {name: value for name, value in values.items() if name not in ENTRIES}
-
-
-def unreadable(path: Path, exc: Exception) -> InputError:
-    """Return the error for a checkpoint that cannot be read."""
-    return InputError(f"{path} is cut short, damaged or no checkpoint ({one_line(exc)})")
-
-
 def load(tensors: Mapping[str, Parameter], weights: Mapping[str, Parameter], path: Path) -> None:
     """Put *weights*, read from *path*, into a net's tensors. Raises InputError unless each is there and fits."""
-    wrong = [name for name, own in tensors.items() if name not in weights or weights[name].shape != own.shape]
-    if wrong:
-        first = wrong[0]
-        has = tuple(weights[first].shape) if first in weights else "missing"
-        raise InputError(
-            f"{path} does not fit this net: {len(wrong)} of {len(tensors)} tensors differ, first {first}, "
-            f"{has} in the file, {tuple(tensors[first].shape)} in the net; check --net and --class_num"
-        )
+    check_fit(shapes_of(tensors), shapes_of(weights), path)
     for name, own in tensors.items():
         own.set_data(weights[name])
+
+
+def shapes_of(tensors: Mapping[str, Parameter]) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor by its name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def check_fit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise InputError, naming the first three that differ, unless *path* holds each tensor in the net's shape."""
+    wrong = [name for name, shape in wanted.items() if found.get(name) != shape]
+    if wrong:
+        first = "; ".join(f"{name} {found.get(name, 'missing')} in the file, {wanted[name]} here" for name in wrong[:3])
+        raise InputError(
+            f"{path} does not fit this net: {len(wrong)} of {len(wanted)} tensors differ, "
+            f"{'first ' * (len(wrong) > 3)}{first}; check --net and --class_num"
+        )

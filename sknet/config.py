@@ -6,6 +6,8 @@ import dataclasses
 import difflib
 import math
 import operator
+import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +16,15 @@ from sknet.errors import InputError
 
 NETS = ("sknet26", "sknet50", "sknet101", "sknet_tiny")
 DEVICE_TARGETS = ("auto", "Ascend", "CPU", "GPU")
-AMP_LEVELS = ("auto", "O0", "O2", "O3")  # MindSpore 2.10 cannot rewrite this net for O1
-DECAY_MODES = ("poly",)
+AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3")
+DECAY_MODES = ("poly", "cosine", "steps", "linear")
+PUBLISHED_SPELLINGS = {("lr_decay_mode", "ploy"): "poly"}  # research/cv/sknet
+# What a resumed run may change; all else shapes the course of the training and is compared with the checkpoint.
+FREE_ON_RESUME = (
+    "dataset_path", "pre_trained", "pretrain_epoch_size", "resume", "save_checkpoint", "save_checkpoint_epochs",
+    "save_checkpoint_steps", "keep_checkpoint_max", "save_checkpoint_path", "diverged_above", "dataset_sink_mode",
+    "device_target", "run_distribute", "device_num", "checkpoint_path",
+)  # fmt: skip
 
 
 def key(
@@ -59,20 +68,60 @@ class Config:
     batch_size: int = key(32, "pictures per device and step", least=1, most=65536)
     epoch_size: int = key(90, "epochs of the whole schedule", least=1)
     pretrain_epoch_size: int = key(0, "epochs that pre_trained has behind it; training goes on after them", least=0)
-    pre_trained: str | None = key(None, "checkpoint whose weights to start from")
+    pre_trained: str | None = key(None, "checkpoint whose weights to start from; for all else see resume")
+    resume: str | None = key(
+        None,
+        "checkpoint to go on from as if the run had never stopped, or a folder: its newest whole one; every rank must "
+        "be able to read it; dataset_path, paths, saving and devices may differ from the first run's, nothing else",
+    )
     momentum: float = key(0.9, "of the optimiser", least=0, below=1)
     weight_decay: float = key(1e-4, "L2 penalty on weights, not on biases and batch norm", least=0)
-    loss_scale: float = key(1024.0, "fixed factor on the loss that keeps half-precision gradients above 0", above=0)
+    label_smooth_factor: float = key(0.0, "share of the label spread over all classes; 0 is off", least=0, below=1)
+    loss_scale_mode: str = key(
+        "fixed",
+        "dynamic halves loss_scale and skips the update when gradients overflow, doubles it after loss_scale_window "
+        "good steps; without function under O0",
+        choices=("fixed", "dynamic"),
+    )
+    loss_scale: float = key(
+        1024.0,
+        "factor on the loss that keeps half-precision gradients above 0, the first one if dynamic; left out under O0",
+        least=1,
+        most=2**24,
+    )
+    loss_scale_window: int = key(2000, "good steps after which a dynamic loss scale doubles", least=1)
     lr_decay_mode: str = key("poly", "how the learning rate falls after warm-up", choices=DECAY_MODES)
+    lr_decay_epochs: str | None = key(
+        None, "for steps: epochs after which the rate is multiplied by lr_decay_factor, as in 30,60,80"
+    )
+    lr_decay_factor: float = key(0.1, "for steps: what the rate is multiplied by", above=0, below=1)
     lr_init: float = key(0.01, "learning rate of the first step", least=0)
     lr_max: float = key(0.1, "learning rate at the end of warm-up", above=0)
-    lr_end: float = key(0.00001, "learning rate of the last step", least=0)
+    lr_end: float = key(0.00001, "learning rate of the last step; for steps the least one", least=0)
     warmup_epochs: int = key(5, "epochs over which the learning rate rises from lr_init to lr_max", least=0)
     bn_momentum: float = key(0.9, "share of the running batch statistics that each step keeps", least=0, below=1)
-    amp_level: str = key("auto", "mixed precision; auto is O2 on Ascend and O0 elsewhere", choices=AMP_LEVELS)
+    diverged_above: float = key(
+        1000.0, "mean loss of a step above which the run stops as diverged; chance is log(class_num)", above=0
+    )
+    amp_level: str = key(
+        "auto",
+        "what is computed in half precision: O0 nothing, O1 convolutions and dense layers, O2 all but batch norms, "
+        "O3 all; auto is O2 on Ascend and O0 elsewhere",
+        choices=AMP_LEVELS,
+    )
+    dataset_sink_mode: str = key(
+        "auto",
+        "whether batches wait on the device before a step needs them; Ascend only, auto is true there",
+        choices=("auto", "true", "false"),
+    )
     seed: int = key(1, "of weights, shuffle and augmentation; the same on all ranks", least=0, most=2**32 - 1)
     save_checkpoint: bool = key(True, "whether to write checkpoints")
-    save_checkpoint_epochs: int = key(5, "epochs between checkpoints; the last epoch is always saved", least=1)
+    save_checkpoint_epochs: int = key(5, "epochs between checkpoints; the last step is always saved", least=1)
+    save_checkpoint_steps: int | None = key(
+        None,
+        "steps between checkpoints, counted from the first of all; given, it replaces save_checkpoint_epochs",
+        least=1,
+    )
     keep_checkpoint_max: int = key(10, "checkpoints of this run to keep, the newest ones", least=1)
     save_checkpoint_path: str = key("./ckpt", "folder for checkpoints, made when missing")
     device_target: str = key("auto", "auto takes Ascend, else GPU, else CPU", choices=DEVICE_TARGETS)
@@ -95,6 +144,34 @@ class Config:
             )
         if self.pretrain_epoch_size and not self.pre_trained:
             raise InputError("pretrain_epoch_size needs pre_trained, the checkpoint of those epochs")
+        if self.resume and self.pre_trained:
+            raise InputError("resume and pre_trained both say where to start from; resume restores everything")
+        if (self.lr_decay_mode == "steps") != (self.lr_decay_epochs is not None):
+            raise InputError(
+                "lr_decay_mode steps and lr_decay_epochs need each other, as in "
+                "--lr_decay_mode=steps --lr_decay_epochs=30,60,80"
+            )
+        self.decay_epochs()
+        if self.amp_level == "O0" and self.loss_scale_mode == "dynamic":
+            raise InputError(
+                "loss_scale_mode dynamic has no function under amp_level O0, full precision; drop one of the two"
+            )
+
+    def decay_epochs(self) -> tuple[int, ...]:
+        """Return lr_decay_epochs as numbers. Raises InputError unless they rise from warm-up to the last epoch."""
+        if self.lr_decay_epochs is None:
+            return ()
+        words = [word.strip() for word in self.lr_decay_epochs.split(",")]
+        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+            raise InputError(f"lr_decay_epochs {self.lr_decay_epochs!r} must be whole numbers, as in 30,60,80")
+        epochs = tuple(int(word) for word in words)
+        bounds = (self.warmup_epochs, *epochs, self.epoch_size)
+        if not all(before < after for before, after in zip(bounds, bounds[1:])):
+            raise InputError(
+                f"lr_decay_epochs {self.lr_decay_epochs} must rise, above warmup_epochs {self.warmup_epochs} "
+                f"and below epoch_size {self.epoch_size}"
+            )
+        return epochs
 
 
 def check_range(item: dataclasses.Field[Any], value: Any) -> None:
@@ -151,6 +228,9 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Config, frozenset[str
             if not rest or rest[0].startswith("--"):
                 raise InputError(f"--{name} needs a value, as in --{name}={spell(known[name].default)}")
             text = rest.pop(0)
+        if (name, text) in PUBLISHED_SPELLINGS:
+            written, text = text, PUBLISHED_SPELLINGS[name, text]
+            print(f"sknet: --{name}={written} is a published misspelling; taken as {text}", file=sys.stderr, flush=True)
         values[name] = convert(known[name], text)
     return Config(**values), frozenset(values)
 
@@ -158,6 +238,9 @@ def parse(arguments: Sequence[str], command: str) -> tuple[Config, frozenset[str
 def convert(item: dataclasses.Field[Any], text: str) -> Any:
     """Return *text* as the type of *item*. Raises InputError when it cannot be."""
     kinds = str(item.type).split(" | ")
+    same = [choice for choice in item.metadata["choices"] if choice.lower() == text.lower()]
+    if same:
+        return same[0]
     if "None" in kinds and text.lower() in ("", "none"):
         return None
     try:
@@ -179,5 +262,7 @@ def help_text(command: str) -> str:
     lines = [f"usage: python -m sknet.{command} --key=value ...", ""]
     for item in keys_of(command).values():
         choices = f" ({', '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
-        lines.append(f"  --{item.name + '=' + spell(item.default):<36} {item.metadata['meaning']}{choices}")
+        first, *further = textwrap.wrap(f"{item.metadata['meaning']}{choices}", 80)
+        lines.append(f"  --{item.name + '=' + spell(item.default):<36} {first}")
+        lines += [f"{'':41} {line}" for line in further]
     return "\n".join(lines)

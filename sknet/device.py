@@ -33,10 +33,14 @@ def choose_device(wanted: str, device_id: int) -> str:
 def resolved(config: Config, device_id: int) -> Config:
     """Choose the device; return the settings with what "auto" turned out to be. Raises as choose_device does.
 
-    Mixed precision is O2 on Ascend. On CPU half precision is 4 times slower, measured.
+    Mixed precision is O2 on Ascend. On CPU half precision is 4 times slower, measured. Data sink is for Ascend:
+    MindSpore has none on CPU ("Data sinking supports ascend or gpu device target").
     """
     target = choose_device(config.device_target, device_id)
     level = config.amp_level
     if level == "auto":
         level = "O2" if target == "Ascend" else "O0"
-    return replace(config, device_target=target, amp_level=level)
+    sink = config.dataset_sink_mode
+    if sink == "auto":
+        sink = "true" if target == "Ascend" else "false"
+    return replace(config, device_target=target, amp_level=level, dataset_sink_mode=sink)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
@@ -21,6 +23,11 @@ def _(factor, gradient):
     return gradient * factor
 
 
+@times.register("Tensor", "Tensor")
+def _(factor, gradient):
+    return gradient * factor
+
+
 @flatten.register("Tensor")
 def _(gradient):
     return gradient.reshape((-1,))
@@ -34,24 +41,27 @@ def _(packed, start, gradient):
 class ScaledLoss(nn.Cell):
     """Mean loss of a batch times a factor: what is differentiated. (B, 3, S, S), (B,) -> ()."""
 
-    def __init__(self, net: nn.Cell, scale: float) -> None:
+    def __init__(self, net: nn.Cell, scale: float | ms.Parameter | None, label_smooth_factor: float) -> None:
         super().__init__()
         self.net = net
-        self.loss = CrossEntropy()
+        self.loss = CrossEntropy(label_smooth_factor)
         self.scale = scale
 
     def construct(self, pictures, labels):
-        return self.loss(self.net(pictures), labels).mean() * self.scale
+        loss = self.loss(self.net(pictures), labels).mean()
+        return loss if self.scale is None else loss * self.scale
 
 
 class OneRank(nn.Cell):
-    """Only takes the loss scale out again: there is nobody to share with."""
+    """Only takes the loss scale out again, if there is one: there is nobody to share with."""
 
     def __init__(self, factor: float) -> None:
         super().__init__()
         self.factor = factor
 
     def construct(self, loss, gradients):
+        if self.factor == 1.0:
+            return loss, gradients
         return loss * self.factor, each(ops.partial(times, self.factor), gradients)
 
 
@@ -87,20 +97,64 @@ class FusedMean(nn.Cell):
         return self.all_reduce(loss) * self.factor, each(ops.partial(times, self.factor), self.reduce(gradients))
 
 
+class DynamicScale(nn.Cell):
+    """A loss scale that finds its own size: halved (to 1 at least) when gradients overflow, doubled after *window*
+    steps without overflow. Called with whether all gradients were finite, (): returns nothing, changes itself.
+
+    Source: Micikevicius et al., "Mixed Precision Training", arXiv:1710.03740, section 3.2.
+    """
+
+    MOST = 2.0**24
+
+    def __init__(self, first: float, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.value = scalar(first, ms.float32, "value")
+        self.good = scalar(0, ms.int32, "good")  # steps since the last change
+        self.skipped = scalar(0, ms.int32, "skipped")  # updates in all
+
+    def construct(self, finite):
+        good = self.good + 1
+        grown = ops.select(good >= self.window, ops.minimum(self.value * 2.0, self.MOST), self.value * 1.0)
+        value = ops.select(finite, grown, ops.maximum(self.value * 0.5, 1.0))
+        good = ops.select(ops.logical_and(finite, good < self.window), good, ops.zeros_like(good))
+        skipped = self.skipped + ops.logical_not(finite).astype(ms.int32)
+        return ops.assign(self.value, value), ops.assign(self.good, good), ops.assign(self.skipped, skipped)
+
+
+def scalar(value: float, kind: ms.Type, name: str) -> ms.Parameter:
+    """Return a number of a graph's state that no optimiser changes: shape ()."""
+    return ms.Parameter(ms.Tensor(value, kind), name=name, requires_grad=False)
+
+
 class TrainStep(nn.Cell):
     """Pictures (B, 3, S, S), labels (B,) of this rank, rate () -> loss (), the mean over all ranks. Updates the net.
 
     The learning rate is an input: a list of rates in the graph would come back out of a compile cache, see cache.py.
-    The gradients leave *mean* unscaled, so momentum and weight decay never meet the loss scale.
+    Gradients are unscaled before the optimiser sees them, so momentum and weight decay never meet the loss scale; a
+    scale of 1 leaves no multiplication in the graph. With *scale_window* the loss scale is a DynamicScale, `scaling`,
+    and an update whose gradients overflowed on any rank is skipped on all; batch statistics move on all the same.
     """
 
-    def __init__(self, net: nn.Cell, optimizer: nn.Optimizer, loss_scale: float, ranks: int, packed: bool) -> None:
+    def __init__(
+        self,
+        net: nn.Cell,
+        optimizer: nn.Cell,
+        loss_scale: float,
+        ranks: int,
+        packed: bool,
+        *,
+        label_smooth_factor: float = 0.0,
+        scale_window: int | None = None,
+    ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.weights = ms.ParameterTuple(optimizer.parameters)
-        self.forward = ScaledLoss(net, loss_scale)  # a cell of ours, so that set_train reaches the net
+        self.scaling = DynamicScale(loss_scale, scale_window) if scale_window else None
+        scale = self.scaling.value if self.scaling else None if loss_scale == 1.0 else loss_scale
+        self.forward = ScaledLoss(net, scale, label_smooth_factor)  # a cell of ours, so that set_train reaches the net
         self.differentiate = ops.value_and_grad(self.forward, None, self.weights)
-        factor = 1.0 / (loss_scale * ranks)
+        factor = 1.0 / ranks if self.scaling else 1.0 / (loss_scale * ranks)
         if ranks == 1:
             self.mean: nn.Cell = OneRank(factor)
         elif packed:
@@ -112,7 +166,24 @@ class TrainStep(nn.Cell):
         ops.assign(self.optimizer.learning_rate, rate)
         loss, gradients = self.differentiate(pictures, labels)
         loss, gradients = self.mean(loss, gradients)
-        return ops.depend(loss, self.optimizer(gradients))
+        if self.scaling is None:
+            return ops.depend(loss, self.optimizer(gradients))
+        unscale = 1.0 / self.scaling.value
+        gradients = each(ops.partial(times, unscale), gradients)
+        loss = loss * unscale
+        finite = ms.amp.all_finite(gradients)
+        if finite:
+            loss = ops.depend(loss, self.optimizer(gradients))
+        return ops.depend(loss, self.scaling(finite))
+
+    def state(self, tensors: Mapping[str, ms.Parameter]) -> dict[str, ms.Parameter]:
+        """Return what a resumed run needs beside the net's own *tensors*: momentum buffers and loss scale, by name."""
+        name_of = {id(tensor): name for name, tensor in tensors.items()}
+        moments = zip(self.optimizer.parameters, self.optimizer.moments, strict=True)
+        state = {f"moment.{name_of[id(weight)]}": moment for weight, moment in moments}
+        if self.scaling:
+            state |= {f"loss_scale.{part}": getattr(self.scaling, part) for part in ("value", "good", "skipped")}
+        return state
 
 
 def momentum_optimizer(net: nn.Cell, momentum: float, weight_decay: float) -> nn.Momentum:
@@ -122,10 +193,33 @@ def momentum_optimizer(net: nn.Cell, momentum: float, weight_decay: float) -> nn
     return nn.Momentum(groups, 0.0, momentum)
 
 
-def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:
-    """Return the net with its parts cast to half precision as *level* O0, O2 or O3 says.
+class InHalf(nn.Cell):
+    """Computes one layer in half precision and gives its result back in full."""
 
-    This changes the net itself: batch norms get a cell around them that keeps them in full precision, and so other
-    names. The parameters stay the same objects; see checkpoint.tensors_of().
+    def __init__(self, layer: nn.Cell) -> None:
+        super().__init__(auto_prefix=False)  # the layer keeps the name of its parameters
+        self.layer = layer.to_float(ms.float16)
+
+    def construct(self, x):
+        return self.layer(x).astype(ms.float32)
+
+
+def mixed_precision(net: nn.Cell, level: str) -> nn.Cell:
+    """Return the net with its parts cast to half precision as *level* O0, O1, O2 or O3 says.
+
+    This changes the net itself: cells get other cells around them that convert what comes and goes, and so other
+    names. The parameters stay the same objects, in full precision; see checkpoint.tensors_of().
     """
-    return net if level == "O0" else ms.amp.auto_mixed_precision(net, level)
+    if level == "O0":
+        return net
+    if level != "O1":
+        return ms.amp.auto_mixed_precision(net, level)
+    # MindSpore 2.10's own O1 rewrites the source of the net, which fails for this one.
+    for name, cell in net.name_cells().items():
+        if isinstance(cell, (nn.Conv2d, nn.Dense)):
+            net._cells[name] = InHalf(cell)
+        else:
+            mixed_precision(cell, level)
+    if isinstance(net, nn.SequentialCell):
+        net.cell_list = tuple(net.cells())  # what it calls, kept apart from what it has
+    return net
