@@ -30,6 +30,7 @@ from orchestrator.unpack import unpack
 
 SUMS = "SHA256SUMS"
 _WORK = ".fetch"
+_UNPACKED = "unpacked"
 _BLOCK = 1 << 20
 _HEAD = "# what `ascendrun data fetch` unpacked from the archive with SHA-256 "
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
@@ -146,7 +147,7 @@ def _lay_out(
 ) -> "dict[str, str]":
     """Unpack beside the goal, then put each file in its place; the record comes first, so that we know our own."""
     say("unpacking")
-    unpacked = folder / _WORK / "unpacked"
+    unpacked = folder / _WORK / _UNPACKED
     with written_to(folder):
         shutil.rmtree(unpacked, ignore_errors=True)  # of one that was killed
         unpacked.mkdir()
@@ -159,8 +160,7 @@ def _lay_out(
             os.replace(unpacked / path, folder / path)
         for parent in {(folder / path).parent for path in digests}:
             _sync_folder(parent)
-    shutil.rmtree(unpacked)
-    for part in (folder / _WORK).glob("*.part*"):
+    for part in (folder / _WORK).glob("*.part"):
         part.unlink()
     return digests
 
@@ -240,8 +240,9 @@ def _alone(work: Path, say: "Callable[[str], None]") -> "Iterator[None]":
     try:
         yield
     finally:
+        shutil.rmtree(work / _UNPACKED, ignore_errors=True)
         with suppress(OSError):  # nothing came, or all is done: then nothing of ours stays
-            if os.listdir(work) == ["lock"]:
+            if not any(part.stat().st_size for part in work.glob("*.part")):
                 shutil.rmtree(work)
             if made:
                 work.parent.rmdir()

@@ -177,7 +177,7 @@ def survey(
                 )
         found.warnings += _part_warnings(layout, folder, part, counts)
     if found.shared:
-        found.warnings.append(f"{found.shared:,} pictures of the test part are in the training part too")
+        found.warnings.append(f"{_pictures(found.shared)} of the test part that the training part has too")
     if len(seen) >= most:
         found.warnings.append(f"duplicates were looked for among the first {most:,} different pictures only")
     return found
@@ -206,9 +206,9 @@ def _records(file: BinaryIO, record_bytes: int) -> "Iterator[bytes]":
 
 def _part_warnings(layout: RecordFormat, folder: Path, part: Part, counts: PartSurvey) -> "Iterator[str]":
     if counts.single_valued:
-        yield f"{part.name}: {counts.single_valued:,} pictures of a single value, black or the like"
+        yield f"{part.name}: {_pictures(counts.single_valued)} of a single value, all black or the like"
     if counts.duplicates:
-        yield f"{part.name}: {counts.duplicates:,} pictures are there more than once"
+        yield f"{part.name}: {_pictures(counts.duplicates)} there already, earlier in the same part"
     empty = [str(label) for label, count in enumerate(counts.classes) if not count]
     if empty and counts.pictures:
         shown = ", ".join(empty[:10]) + (", ..." if len(empty) > 10 else "")
@@ -217,3 +217,7 @@ def _part_warnings(layout: RecordFormat, folder: Path, part: Part, counts: PartS
     for name in sorted(os.listdir(folder / part.folder)):
         if name not in data and name not in layout.known:
             yield f"{folder / part.folder / name}: no data of this layout; nobody reads it"
+
+
+def _pictures(count: int) -> str:
+    return f"{count:,} picture{'s' * (count != 1)}"

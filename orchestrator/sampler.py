@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.datasets import Layout
 from orchestrator.errors import DatasetError, HostError
+from orchestrator.supervisor.linux import die_with_parent
 
 
 def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, say: "Callable[[str], None]") -> int:
@@ -20,10 +22,18 @@ def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, 
     if layout.sampler is None:
         raise DatasetError(f"nothing makes a sample of layout {layout.name}")
     words = [sys.executable, "-m", layout.sampler, f"--train={train}", f"--test={test}", f"--seed={seed}", "--"]
-    done = subprocess.run([*words, str(folder)], stderr=subprocess.PIPE, text=True, errors="replace")
-    lines = done.stderr.strip().splitlines()
-    if done.returncode < 0:
-        raise HostError(f"{layout.sampler} was killed by signal {-done.returncode}")
+    with subprocess.Popen(
+        [*words, str(folder)], stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=die_with_parent
+    ) as child:
+        try:
+            _, errors = child.communicate()
+        except KeyboardInterrupt:  # a terminal sends it to both of us, `kill -INT` to us alone
+            child.send_signal(signal.SIGINT)
+            child.communicate()
+            raise
+    lines = errors.strip().splitlines()
+    if child.returncode < 0:
+        raise HostError(f"{layout.sampler} was killed by signal {-child.returncode}")
     if lines and lines[0].startswith("Traceback"):
         raise HostError(
             f"{layout.sampler} cannot run with {sys.executable}: {lines[-1]}; it comes with `pip install "
@@ -31,4 +41,4 @@ def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, 
         )
     for line in lines:
         say(line)
-    return done.returncode
+    return child.returncode

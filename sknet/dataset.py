@@ -166,7 +166,7 @@ def crop(pixels: np.ndarray, corners: np.ndarray, flips: np.ndarray) -> np.ndarr
 
 def prepare(pixels: np.ndarray, image_size: int) -> np.ndarray:
     """Normalise and resize pixels (B, 3, SIDE, SIDE) uint8 to what the net takes: (B, 3, S, S) float32."""
-    scaled = np.multiply(pixels, _FACTOR, dtype=np.float32)
+    scaled: np.ndarray = np.multiply(pixels, _FACTOR, dtype=np.float32)
     scaled -= _OFFSET
     if image_size == SIDE:
         return scaled

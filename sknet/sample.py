@@ -10,7 +10,7 @@ import argparse
 import colorsys
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from sknet.dataset import RECORD, SIDE
 from sknet.errors import InputError, SknetError
 
 CLASSES = 10
+INTERRUPTED = 130  # exit code after Ctrl-C, as of a shell
 TRAIN_FILE = Path("cifar-10-batches-bin/data_batch_1.bin")
 TEST_FILE = Path("cifar-10-verify-bin/test_batch.bin")
 
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str]) -> int:
     except SknetError as exc:
         print(f"sknet.sample: {exc}", file=sys.stderr)
         return exc.exit_code
+    except KeyboardInterrupt:
+        print("sknet.sample: interrupted", file=sys.stderr)
+        return INTERRUPTED
     print(f"{given.folder}: {given.train} pictures to train on, {given.test} to test with")
     return 0
 
@@ -49,41 +53,49 @@ def make(folder: Path, train: int, test: int, seed: int = 1) -> None:
 
     Raises InputError when the folder holds any other dataset, SknetError when it cannot be written.
     """
-    wanted = {folder / TRAIN_FILE: records(train, seed, 0), folder / TEST_FILE: records(test, seed, 1)}
+    wanted = {folder / TRAIN_FILE: (train, 0), folder / TEST_FILE: (test, 1)}
     try:
-        for path, data in wanted.items():
+        for path, (count, part) in wanted.items():
             strangers = [other for other in path.parent.glob("*.bin") if other != path]
-            if strangers or (path.exists() and path.read_bytes() != data):
+            if strangers or (path.exists() and not is_already(path, count, seed, part)):
                 raise InputError(
                     f"{(strangers or [path])[0]} is there already and not this sample; choose another folder"
                 )
-        for path, data in wanted.items():
+        for path, (count, part) in wanted.items():
             if not path.exists():
-                write_whole(path, data)
+                write_whole(path, records(count, seed, part))
     except OSError as exc:
         raise SknetError(f"cannot write {folder}: {exc.strerror}") from exc
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def is_already(path: Path, count: int, seed: int, part: int) -> bool:
+    """Tell whether *path* holds these records and no more."""
+    if path.stat().st_size != count * RECORD:
+        return False
+    with path.open("rb") as file:
+        return all(file.read(RECORD) == record for record in records(count, seed, part))
+
+
+def write_whole(path: Path, parts: Iterable[bytes]) -> None:
     """Write a file so that a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        unfinished.write_bytes(data)
+        with unfinished.open("wb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-def records(count: int, seed: int, part: int) -> bytes:
-    """Return *count* records, classes in turn, of training part 0 or test part 1."""
+def records(count: int, seed: int, part: int) -> Iterator[bytes]:
+    """Yield *count* records, classes in turn, of training part 0 or test part 1."""
     rng = np.random.default_rng([seed, part])
-    labels = np.arange(count) % CLASSES
-    out = np.empty((count, RECORD), np.uint8)
-    out[:, 0] = labels
-    for index, label in enumerate(labels):
-        out[index, 1:] = picture(int(label), rng).reshape(-1)
-    return out.tobytes()
+    for index in range(count):
+        label = index % CLASSES
+        yield bytes([label]) + picture(label, rng).tobytes()
 
 
 def picture(label: int, rng: np.random.Generator) -> np.ndarray:
