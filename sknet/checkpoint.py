@@ -9,7 +9,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -17,24 +17,27 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from sknet.checkpoint_file import (
+    COURSE,
+    ENTRIES,
     NAME,
     STATE,
     UNFINISHED,
     Contents,
-    Copy,
     Course,
     Origin,
     describe,
-    in_pieces,
     one_line,
     origin_of,
     read,
     read_all,
     remove,
-    replace,
+    sha256_of,
     sidecar_of,
     verify,
+    write_whole,
 )  # fmt: skip
 from sknet.errors import InputError, SknetError
 
@@ -97,7 +100,8 @@ def prepare_folder(folder: Path) -> None:
             f"cannot write checkpoints to {folder}: {exc.strerror}; choose another --save_checkpoint_path"
         ) from exc
     # Of this host only: whether a writer on another host lives cannot be seen from here.
-    for path in folder.glob(UNFINISHED.format(stem="*", host=socket.gethostname(), pid="*")):
+    ours = Path(UNFINISHED.format(stem="*", host=socket.gethostname(), pid="*"))
+    for path in (*folder.glob(ours.name), *folder.glob(ours.with_suffix(".tmp").name)):  # MindSpore writes the second
         pid = path.name.split(".")[-3]
         if pid.isdigit() and not alive(int(pid)):
             remove(path)
@@ -118,7 +122,7 @@ class Keeper:
     """Writes checkpoints of one run into one folder and keeps the newest *most* of those it wrote.
 
     One thread writes, beside training. Training waits for the copy to memory, and for a checkpoint that is still being
-    written when the next one is due: there are never more than two copies. close() waits for the last one.
+    written when the next one is due, so there is one copy only. close() waits for the last one.
     """
 
     def __init__(self, folder: Path, most: int) -> None:
@@ -128,12 +132,15 @@ class Keeper:
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: Future[Saved] | None = None
         self._finished: list[Saved] = []
+        self._memory: dict[str, np.ndarray] = {}
+        os.umask(umask := os.umask(0o077))  # it can only be read by setting it
+        self._mode = 0o666 & ~umask
 
     def adopt(self, run: str, until: Origin) -> None:
         """Count the checkpoints that earlier parts of *run* left in the folder, up to *until*, as written by us."""
-        for path in find(self._folder) if any(self._folder.glob("*.ckpt")) else []:
+        for path in found_in(self._folder):
             told = sidecar_of(path)
-            if told.get("run") == run and (told["epoch"], told["step"]) <= (until.epoch, until.step):
+            if told.get("run") == run and place_of(path) <= (until.epoch, until.step):
                 self._written.append(path)
 
     def save(
@@ -153,8 +160,17 @@ class Keeper:
         """
         began = time.monotonic()
         self._collect()
-        copies = [(name, str(tensor.dtype), tensor.asnumpy().copy()) for name, tensor in tensors.items()]
-        self._pending = self._writer.submit(self._write, copies, origin, course, further, time.monotonic() - began)
+        for name, tensor in tensors.items():
+            self._copy(name, tensor.asnumpy())
+        self._pending = self._writer.submit(
+            self._write, list(tensors), origin, course, further, time.monotonic() - began
+        )
+
+    def _copy(self, name: str, values: np.ndarray) -> None:
+        """Copy into the memory of the checkpoint before: into new pages it would take ten times as long."""
+        if name not in self._memory:
+            self._memory[name] = np.empty_like(values)
+        np.copyto(self._memory[name], values)
 
     def finished(self) -> list[Saved]:
         """Return what has become whole since this was last asked. Raises SknetError when writing failed."""
@@ -179,21 +195,28 @@ class Keeper:
             self._finished.append(pending.result())
 
     def _write(
-        self,
-        copies: list[Copy],
-        origin: Origin,
-        course: Course | None,
-        further: Mapping[str, Any],
-        copy_s: float,
+        self, names: Sequence[str], origin: Origin, course: Course | None, further: Mapping[str, Any], copy_s: float
     ) -> Saved:
+        import mindspore as ms
+
         began = time.monotonic()
         path = self._folder / f"{origin.net}-{origin.epoch}_{origin.step}.ckpt"
+        data = [{"name": name, "data": ms.Tensor.from_numpy(self._memory[name])} for name in names]
+        entries = {name: getattr(origin, name) for name in ENTRIES}
+        if course:
+            entries[COURSE] = json.dumps(asdict(course))
         try:
-            size, sha256 = replace(path, in_pieces(copies, origin, course), before=path.with_suffix(".json"))
+            write_whole(
+                path,
+                lambda unfinished: ms.save_checkpoint(data, unfinished, append_dict=entries, crc_check=True),
+                self._mode,
+                stale=path.with_suffix(".json"),
+            )
+            sha256, size = sha256_of(path), path.stat().st_size
             saved = Saved(path, size, sha256, copy_s, time.monotonic() - began, origin)
-            text = json.dumps(sidecar(saved, course, further), indent=2, allow_nan=False)
-            replace(path.with_suffix(".json"), [text.encode() + b"\n"])
-        except OSError as exc:
+            text = json.dumps(sidecar(saved, course, further), indent=2, allow_nan=False) + "\n"
+            write_whole(path.with_suffix(".json"), lambda unfinished: write_text(unfinished, text), self._mode)
+        except (OSError, RuntimeError, ValueError) as exc:
             raise SknetError(f"cannot write checkpoint {path}: {one_line(exc)}") from exc
         self._written = [*(old for old in self._written if old != path), path]
         while len(self._written) > self._most:
@@ -228,6 +251,12 @@ def sidecar(saved: Saved, course: Course | None, further: Mapping[str, Any]) -> 
     }
 
 
+def write_text(path: str, text: str) -> None:
+    """Write a text file as UTF-8. Raises OSError."""
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+
+
 def tensors_of(net: nn.Cell) -> dict[str, Parameter]:
     """Return the net's tensors by their place in it: what is saved and loaded.
 
@@ -243,14 +272,22 @@ def find(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise InputError(f"no checkpoint at {path}")
-    found = [
-        (int(match["epoch"]), int(match["step"]), file)
-        for file in path.iterdir()
-        if (match := NAME.fullmatch(file.name)) and not file.name.startswith(".")
-    ]
+    found = found_in(path)
     if not found:
         raise InputError(f"no checkpoint named NET-EPOCH_STEP.ckpt in {path}")
-    return [file for _, _, file in sorted(found)]
+    return found
+
+
+def found_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in a folder by (epoch, step)."""
+    named = [path for path in folder.iterdir() if NAME.fullmatch(path.name) and not path.name.startswith(".")]
+    return sorted(named, key=lambda path: (place_of(path), path))
+
+
+def place_of(path: Path) -> tuple[int, int]:
+    """Return the epoch and step in the name of a checkpoint; (0, 0) for any other name."""
+    match = NAME.fullmatch(path.name)
+    return (int(match["epoch"]), int(match["step"])) if match else (0, 0)
 
 
 def load(tensors: Mapping[str, Parameter], weights: Mapping[str, Parameter], path: Path) -> None:

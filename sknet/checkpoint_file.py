@@ -18,12 +18,10 @@ import os
 import re
 import socket
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from sknet.errors import InputError
 
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from mindspore import Parameter
     from mindspore.train.checkpoint_pb2 import Checkpoint
 
-Copy = tuple[str, str, np.ndarray]  # name of a tensor, MindSpore's name of its type, its values
 ENTRIES = ("net", "class_num", "image_size", "epoch", "step")
 COURSE = "course"
 STATE = "state."
@@ -87,61 +84,33 @@ def one_line(exc: BaseException) -> str:
     return (str(exc).strip().splitlines() or [type(exc).__name__])[0]
 
 
-def in_pieces(copies: Iterable[Copy], origin: Origin, course: Course | None) -> Iterable[bytes]:
-    """Yield a checkpoint in MindSpore's format, a tensor at a time.
+def write_whole(path: Path, write: Callable[[str], None], mode: int, stale: Path | None = None) -> None:
+    """Let *write* fill a file that a reader then sees at *path*, whole or not at all; delete *stale* just before.
 
-    ms.save_checkpoint writes the same, but holds Python's lock for so long that steps of training stand still.
-    """
-    entries: list[Copy] = []
-    for name in ENTRIES:
-        value = getattr(origin, name)
-        entries.append((name, "str" if isinstance(value, str) else "Int64", np.array(value)))
-    if course:
-        entries.append((COURSE, "str", np.array(json.dumps(asdict(course)))))
-    crc = 0
-    for name, kind, array in (*copies, *entries):
-        piece = encoded(name, kind, array)
-        crc = zlib.crc32(piece, crc)
-        yield piece
-    yield CRC_MARK + crc.to_bytes(10, "big")
-
-
-def encoded(name: str, kind: str, array: np.ndarray) -> bytes:
-    """Return one value as a message of MindSpore's checkpoint.proto; messages add up when they are joined."""
-    from mindspore.train.checkpoint_pb2 import Checkpoint
-
-    message = Checkpoint()
-    value = message.value.add()
-    value.tag = name
-    value.tensor.tensor_type = kind
-    value.tensor.dims.extend([0] if kind == "str" else array.shape)
-    value.tensor.tensor_content = array.tobytes()
-    done: bytes = message.SerializeToString()
-    return done
-
-
-def replace(path: Path, pieces: Iterable[bytes], before: Path | None = None) -> tuple[int, str]:
-    """Write a file that a reader sees whole or not at all; return its size and SHA-256. Delete *before* beforehand.
-
-    Raises OSError, and then leaves nothing behind.
+    *mode* are the permissions of the file. Raises what *write* raises, and OSError, and then leaves nothing behind.
     """
     unfinished = path.parent / UNFINISHED.format(stem=path.name, host=socket.gethostname(), pid=os.getpid())
-    digest, size = hashlib.sha256(), 0
     try:
-        with open(unfinished, "wb") as file:
-            for piece in pieces:
-                file.write(piece)
-                digest.update(piece)
-                size += len(piece)
-            file.flush()
+        write(str(unfinished))
+        with open(unfinished, "rb") as file:
             os.fsync(file.fileno())
-        if before:
-            remove(before)
+        os.chmod(unfinished, mode)  # MindSpore makes it readable by its owner alone, and read-only
+        if stale:
+            remove(stale)
         os.replace(unfinished, path)
     except BaseException:
         remove(unfinished)
+        remove(unfinished.with_suffix(".tmp"))  # MindSpore's own, on the way to *unfinished*
         raise
-    return size, digest.hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def sidecar_of(path: Path) -> dict[str, Any]:
@@ -159,13 +128,10 @@ def verify(path: Path) -> None:
     if wanted is None:
         raise InputError(f"{path} has no sidecar {path.stem}.json that says its SHA-256")
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.sha256()
-            while piece := file.read(1 << 20):
-                digest.update(piece)
+        found = sha256_of(path)
     except OSError as exc:
         raise InputError(f"cannot read {path}: {exc.strerror}") from exc
-    if digest.hexdigest() != wanted:
+    if found != wanted:
         raise InputError(f"{path} is damaged: its SHA-256 is not the one in {path.stem}.json; use another checkpoint")
 
 

@@ -19,6 +19,12 @@ DEVICE_TARGETS = ("auto", "Ascend", "CPU", "GPU")
 AMP_LEVELS = ("auto", "O0", "O1", "O2", "O3")
 DECAY_MODES = ("poly", "cosine", "steps", "linear")
 PUBLISHED_SPELLINGS = {("lr_decay_mode", "ploy"): "poly"}  # research/cv/sknet
+LIMITS = (
+    ("least", operator.ge, "at least"),
+    ("most", operator.le, "at most"),
+    ("above", operator.gt, "above"),
+    ("below", operator.lt, "below"),
+)
 # What a resumed run may change; all else shapes the course of the training and is compared with the checkpoint.
 FREE_ON_RESUME = (
     "dataset_path", "pre_trained", "pretrain_epoch_size", "resume", "save_checkpoint", "save_checkpoint_epochs",
@@ -185,14 +191,9 @@ def check_range(item: dataclasses.Field[Any], value: Any) -> None:
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{item.name} must be a finite number, not {value}")
-    for limit, holds, words in (
-        (rule["least"], operator.ge, "at least"),
-        (rule["most"], operator.le, "at most"),
-        (rule["above"], operator.gt, "above"),
-        (rule["below"], operator.lt, "below"),
-    ):
-        if limit is not None and not holds(value, limit):
-            raise InputError(f"{item.name} {value} must be {words} {limit}")
+    for limit, holds, words in LIMITS:
+        if rule[limit] is not None and not holds(value, rule[limit]):
+            raise InputError(f"{item.name} {value} must be {words} {spell(rule[limit])}")
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
@@ -254,15 +255,20 @@ def convert(item: dataclasses.Field[Any], text: str) -> Any:
 
 def spell(value: Any) -> str:
     """Write a value as the command line takes it."""
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        str(value).lower() if isinstance(value, bool) else f"{value:.12g}" if isinstance(value, float) else str(value)
+    )
 
 
 def help_text(command: str) -> str:
     """Return what --help prints: each key of *command*, its default and its meaning."""
     lines = [f"usage: python -m sknet.{command} --key=value ...", ""]
     for item in keys_of(command).values():
-        choices = f" ({', '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
-        first, *further = textwrap.wrap(f"{item.metadata['meaning']}{choices}", 80)
+        bounds = [
+            f"{words} {spell(item.metadata[name])}" for name, _, words in LIMITS if item.metadata[name] is not None
+        ]
+        allowed = ", ".join(item.metadata["choices"] or bounds)
+        first, *further = textwrap.wrap(item.metadata["meaning"] + (f" ({allowed})" if allowed else ""), 80)
         lines.append(f"  --{item.name + '=' + spell(item.default):<36} {first}")
         lines += [f"{'':41} {line}" for line in further]
     return "\n".join(lines)

@@ -37,7 +37,7 @@ def batches_left(
             pictures, config.image_size, config.batch_size, world.rank, world.ranks, config.seed, epoch, skip
         )
         for number, (images, labels) in enumerate(batches, (epoch - 1) * steps + skip):
-            yield images, labels, rates[number]
+            yield images, labels, np.asarray(rates[number])
 
 
 @contextmanager

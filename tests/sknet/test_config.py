@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sknet.config import NETS, Config, help_text, parse
+from sknet.config import FREE_ON_RESUME, NETS, Config, help_text, parse
 from sknet.errors import InputError
 
 
@@ -49,7 +49,22 @@ def test_both_spellings_of_a_value_and_any_case_of_a_boolean_are_read() -> None:
     ("arguments", "says"),
     [
         (["--epoch_sise=3"], "did you mean epoch_size"),
-        (["--amp_level=O1"], "one of auto, O0, O2, O3"),
+        (["--amp_level=O4"], "one of auto, O0, O1, O2, O3"),
+        (["--lr_decay_mode=cosin"], "did you mean cosine"),
+        (["--lr_decay_mode=steps"], "--lr_decay_epochs=30,60,80"),
+        (["--lr_decay_epochs=30"], "lr_decay_mode steps and lr_decay_epochs need each other"),
+        (["--lr_decay_mode=steps", "--lr_decay_epochs=30,,60"], "whole numbers, as in 30,60,80"),
+        (["--lr_decay_mode=steps", "--lr_decay_epochs=60,30"], "must rise"),
+        (["--lr_decay_mode=steps", "--lr_decay_epochs=30,90"], "below epoch_size 90"),
+        (["--lr_decay_mode=steps", "--lr_decay_epochs=5"], "above warmup_epochs 5"),
+        (["--lr_decay_factor=1"], "below 1"),
+        (["--label_smooth_factor=1"], "below 1"),
+        (["--loss_scale=0.5"], "at least 1"),
+        (["--loss_scale_mode=dynamic", "--amp_level=O0"], "no function under amp_level O0"),
+        (["--save_checkpoint_steps=0"], "at least 1"),
+        (["--diverged_above=0"], "above 0"),
+        (["--dataset_sink_mode=perhaps"], "one of auto, true, false"),
+        (["--resume=a", "--pre_trained=b"], "resume and pre_trained"),
         (["--net=sknet5"], "did you mean sknet50"),
         (["--batch_size=many"], "a whole number"),
         (["--batch_size=2.5"], "a whole number"),
@@ -75,13 +90,32 @@ def test_a_bad_setting_gets_one_clear_line(arguments: list[str], says: str) -> N
     assert "\n" not in str(raised.value)
 
 
+def test_the_published_misspelling_of_poly_is_taken_with_one_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    config, _ = parse(["--lr_decay_mode=ploy"], "train")
+    assert config.lr_decay_mode == "poly"
+    assert capsys.readouterr().err == "sknet: --lr_decay_mode=ploy is a published misspelling; taken as poly\n"
+    parse(["--lr_decay_mode=poly"], "train")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_choice_may_be_written_in_any_case() -> None:
+    config, _ = parse(["--amp_level=o2", "--device_target=ascend", "--dataset_sink_mode=False"], "train")
+    assert (config.amp_level, config.device_target, config.dataset_sink_mode) == ("O2", "Ascend", "false")
+
+
+def test_what_a_resumed_run_may_change_are_settings_there_are() -> None:
+    assert set(FREE_ON_RESUME) < {item.name for item in dataclasses.fields(Config)}
+
+
 def test_evaluation_takes_the_arguments_of_training_and_its_own() -> None:
     config, _ = parse(["--epoch_size=7", "--checkpoint_path=x"], "eval")
     assert (config.epoch_size, config.checkpoint_path) == (7, "x")
 
 
-def test_help_names_every_key() -> None:
+def test_help_names_every_key_and_its_range() -> None:
     text = help_text("eval")
+    assert "at least 8, at most 1024" in text
+    assert "at least 0, below 1" in text
     assert all(f"--{item.name}=" in text for item in dataclasses.fields(Config))
 
 
