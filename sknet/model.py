@@ -51,61 +51,133 @@ SHAPES = {
 }
 
 
-def convolution(
-    rng: np.random.Generator,
-    inputs: int,
-    outputs: int,
-    kernel: int,
-    *,
-    stride: int = 1,
-    dilation: int = 1,
-    groups: int = 1,
-    has_bias: bool = False,
-) -> nn.Conv2d:
-    """Return a convolution that keeps H and W (but for the stride), with Kaiming fan-out normal weights.
+class Convolution(nn.Conv2d):
+    """A convolution that keeps H and W (but for the stride): (B, inputs, H, W) -> (B, outputs, H', W').
 
-    Source: He et al., "Delving Deep into Rectifiers", arXiv:1502.01852, section 2.2 (backward case).
+    Its weight (outputs, inputs / groups, kernel, kernel) is the same whichever way it is computed, so that a checkpoint
+    serves all of them:
+
+    - by one operator of the backend;
+    - split: a convolution for each group, for Ascend software that has no grouped one or a slow one;
+    - a 1x1 convolution of few positions as one matrix product of the whole batch: on CPU the operator multiplies
+      picture by picture, which takes up to six times as long when each has but one to four columns.
+
+    Its weights start Kaiming fan-out normal, its bias at 0. Source: He et al., "Delving Deep into Rectifiers",
+    arXiv:1502.01852, section 2.2 (backward case).
     """
-    deviation = math.sqrt(2.0 / (outputs // groups * kernel * kernel))
-    weight = rng.standard_normal((outputs, inputs // groups, kernel, kernel), dtype=np.float32) * deviation
-    return nn.Conv2d(
-        inputs,
-        outputs,
-        kernel,
-        stride,
-        pad_mode="pad",
-        padding=dilation * (kernel - 1) // 2,
-        dilation=dilation,
-        group=groups,
-        has_bias=has_bias,
-        weight_init=ms.Tensor(weight),
-        bias_init="zeros",
-    )
+
+    FEW_POSITIONS = 4  # of H' x W'; at 16 both ways are equally fast
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        split: bool = False,
+        has_bias: bool = False,
+    ) -> None:
+        deviation = math.sqrt(2.0 / (outputs // groups * kernel * kernel))
+        weight = rng.standard_normal((outputs, inputs // groups, kernel, kernel), dtype=np.float32) * deviation
+        padding = dilation * (kernel - 1) // 2
+        super().__init__(
+            inputs,
+            outputs,
+            kernel,
+            stride,
+            pad_mode="pad",
+            padding=padding,
+            dilation=dilation,
+            group=groups,
+            has_bias=has_bias,
+            weight_init=ms.Tensor(weight),
+            bias_init="zeros",
+        )
+        self.split = split and groups > 1
+        if self.split:
+            self.of_one_group = ops.Conv2D(
+                outputs // groups, kernel, pad_mode="pad", pad=padding, stride=stride, dilation=dilation
+            )
+        self.pointwise = kernel == 1 and groups == 1
+        self.step = stride
+        self.product = ops.MatMul(transpose_b=True)
+
+    def construct(self, x):
+        if self.split:
+            pieces = zip(ops.chunk(x, self.group, 1), ops.chunk(self.weight, self.group, 0))
+            return ops.concat([self.of_one_group(piece, weight) for piece, weight in pieces], 1)
+        if self.pointwise and x.shape[2] * x.shape[3] <= self.FEW_POSITIONS * self.step**2:
+            return self.by_product(x)
+        out = self.conv2d(x, self.weight)
+        return self.bias_add(out, self.bias) if self.has_bias else out
+
+    def by_product(self, x: ms.Tensor) -> ms.Tensor:
+        if self.step > 1:
+            x = x[:, :, :: self.step, :: self.step]
+        rows = x.transpose((0, 2, 3, 1)).reshape((-1, self.in_channels))  # (B * H' * W', inputs)
+        out = self.product(rows, self.weight.reshape((self.out_channels, self.in_channels)))
+        if self.has_bias:
+            out = out + self.bias
+        return out.reshape((-1, x.shape[2], x.shape[3], self.out_channels)).transpose((0, 3, 1, 2))
 
 
-def normalisation(channels: int, momentum: float, scale: str = "ones") -> nn.BatchNorm2d:
-    """Return a batch norm; *momentum* is the share of the old running statistics kept in each step."""
-    return nn.BatchNorm2d(channels, eps=1e-5, momentum=momentum, gamma_init=scale)
+@dataclass(frozen=True)
+class Parts:
+    """Makes the parts of one net: what all of them have in common."""
+
+    rng: np.random.Generator  # of all initial weights, so the order in which parts are made matters
+    bn_momentum: float  # share of the old running statistics that each step keeps
+    split: bool  # grouped convolutions group by group
+
+    def convolution(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        has_bias: bool = False,
+    ) -> Convolution:
+        return Convolution(
+            self.rng,
+            inputs,
+            outputs,
+            kernel,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            split=self.split,
+            has_bias=has_bias,
+        )
+
+    def normalisation(self, channels: int, scale: str = "ones") -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, eps=1e-5, momentum=self.bn_momentum, gamma_init=scale)
 
 
 class SKConvolution(nn.Cell):
     """Selective kernel convolution: split, fuse, select (paper, section 3.1). (B, C, H, W) -> (B, C, H', W')."""
 
-    def __init__(self, rng: np.random.Generator, channels: int, stride: int, groups: int, momentum: float) -> None:
+    def __init__(self, parts: Parts, channels: int, stride: int, groups: int) -> None:
         super().__init__()
         attention = max(channels // REDUCTION, LEAST_WIDTH)
         self.branches = nn.CellList(
             [
                 nn.SequentialCell(
-                    convolution(rng, channels, channels, 3, stride=stride, dilation=1 + branch, groups=groups),
-                    normalisation(channels, momentum),
+                    parts.convolution(channels, channels, 3, stride=stride, dilation=1 + branch, groups=groups),
+                    parts.normalisation(channels),
                     nn.ReLU(),
                 )
                 for branch in range(BRANCHES)
             ]
         )
-        self.squeeze = nn.SequentialCell(convolution(rng, channels, attention, 1, has_bias=True), nn.ReLU())
-        self.select = nn.CellList([convolution(rng, attention, channels, 1, has_bias=True) for _ in range(BRANCHES)])
+        self.squeeze = nn.SequentialCell(parts.convolution(channels, attention, 1, has_bias=True), nn.ReLU())
+        self.select = nn.CellList([parts.convolution(attention, channels, 1, has_bias=True) for _ in range(BRANCHES)])
 
     def construct(self, x):
         split = [branch(x) for branch in self.branches]  # M of (B, C, H', W')
@@ -114,32 +186,36 @@ class SKConvolution(nn.Cell):
             fused = fused + features  # U, equation 1
         summary = ops.mean(fused, (2, 3), True)  # s (B, C, 1, 1), equation 2
         compact = self.squeeze(summary)  # z (B, D, 1, 1), equation 3
-        scores = ops.stack([score(compact) for score in self.select], 1)  # (B, M, C, 1, 1)
-        weights = ops.softmax(scores, 1)  # over the branches, equation 5
-        selected = split[0] * weights[:, 0]
+        scores = [score(compact) for score in self.select]  # M of (B, C, 1, 1)
+        # Softmax over the branches, equation 5, spelt out: on CPU an operator along a short middle axis is slow.
+        highest = scores[0]
+        for score in scores[1:]:
+            highest = ops.maximum(highest, score)
+        powers = [ops.exp(score - ops.stop_gradient(highest)) for score in scores]
+        total = powers[0]
+        for power in powers[1:]:
+            total = total + power
+        # V, equation 6. Weights add up to 1, so the first branch needs none: one reduction less on the way back.
+        selected = split[0]
         for branch in range(1, BRANCHES):
-            selected = selected + split[branch] * weights[:, branch]  # V, equation 6
+            selected = selected + (split[branch] - split[0]) * (powers[branch] / total)
         return selected
 
 
 class SKUnit(nn.Cell):
     """Bottleneck: 1x1, selective kernel, 1x1 convolution, beside a shortcut. (B, inputs, ..) -> (B, outputs, ..)."""
 
-    def __init__(
-        self, rng: np.random.Generator, inputs: int, outputs: int, stride: int, groups: int, momentum: float
-    ) -> None:
+    def __init__(self, parts: Parts, inputs: int, outputs: int, stride: int, groups: int) -> None:
         super().__init__()
         middle = outputs // 2
-        self.reduce = nn.SequentialCell(convolution(rng, inputs, middle, 1), normalisation(middle, momentum), nn.ReLU())
-        self.kernels = nn.SequentialCell(
-            SKConvolution(rng, middle, stride, groups, momentum), normalisation(middle, momentum)
-        )
+        self.reduce = nn.SequentialCell(parts.convolution(inputs, middle, 1), parts.normalisation(middle), nn.ReLU())
+        self.kernels = nn.SequentialCell(SKConvolution(parts, middle, stride, groups), parts.normalisation(middle))
         # A scale of 0 lets each unit begin as its shortcut: Goyal et al., arXiv:1706.02677, section 5.1.
-        self.expand = nn.SequentialCell(convolution(rng, middle, outputs, 1), normalisation(outputs, momentum, "zeros"))
+        self.expand = nn.SequentialCell(parts.convolution(middle, outputs, 1), parts.normalisation(outputs, "zeros"))
         self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.SequentialCell(
-                convolution(rng, inputs, outputs, 1, stride=stride), normalisation(outputs, momentum)
+                parts.convolution(inputs, outputs, 1, stride=stride), parts.normalisation(outputs)
             )
         self.activate = nn.ReLU()
 
@@ -151,13 +227,11 @@ class SKUnit(nn.Cell):
 class SKNet(nn.Cell):
     """Stem, stages of SK units, mean over the picture, linear head. Pictures (B, 3, S, S) -> logits (B, classes)."""
 
-    def __init__(self, shape: Shape, class_num: int, bn_momentum: float = 0.9, seed: int = 1) -> None:
-        """Build the net with the same weights for the same *seed*, so that all ranks start as one."""
+    def __init__(self, shape: Shape, class_num: int, parts: Parts) -> None:
         super().__init__()
-        rng = np.random.default_rng(seed)
         self.stem = nn.SequentialCell(
-            convolution(rng, 3, shape.width, 7, stride=2),
-            normalisation(shape.width, bn_momentum),
+            parts.convolution(3, shape.width, 7, stride=2),
+            parts.normalisation(shape.width),
             nn.ReLU(),
             nn.MaxPool2d(3, 2, pad_mode="same"),
         )
@@ -166,13 +240,13 @@ class SKNet(nn.Cell):
             outputs = shape.width * 2 ** (stage + 2)
             for unit in range(count):
                 stride = 2 if stage > 0 and unit == 0 else 1
-                units.append(SKUnit(rng, inputs, outputs, stride, shape.groups, bn_momentum))
+                units.append(SKUnit(parts, inputs, outputs, stride, shape.groups))
                 inputs = outputs
         self.stages = nn.SequentialCell(units)
         # Normal of deviation 0.01, cut off at two deviations: the published recipe's head.
-        weight = rng.standard_normal((class_num, inputs), dtype=np.float32)
+        weight = parts.rng.standard_normal((class_num, inputs), dtype=np.float32)
         while (far := np.abs(weight) > 2.0).any():
-            weight[far] = rng.standard_normal(int(far.sum()), dtype=np.float32)
+            weight[far] = parts.rng.standard_normal(int(far.sum()), dtype=np.float32)
         self.head = nn.Dense(inputs, class_num, weight_init=ms.Tensor(weight * np.float32(0.01)), bias_init="zeros")
 
     def construct(self, pictures):
@@ -180,9 +254,15 @@ class SKNet(nn.Cell):
         return self.head(ops.mean(features, (2, 3)))
 
 
-def build(net: str, class_num: int, bn_momentum: float = 0.9, seed: int = 1) -> SKNet:
-    """Return the net of that name in SHAPES. Raises KeyError for any other name."""
-    return SKNet(SHAPES[net], class_num, bn_momentum, seed)
+def build(
+    net: str, class_num: int, bn_momentum: float = 0.9, seed: int = 1, group_convolution: str = "native"
+) -> SKNet:
+    """Return the net of that name in SHAPES, with the same weights for the same *seed*, so that all ranks start as one.
+
+    *group_convolution* is "native" or "split", see Convolution. Raises KeyError for an unknown net.
+    """
+    parts = Parts(np.random.default_rng(seed), bn_momentum, split=group_convolution == "split")
+    return SKNet(SHAPES[net], class_num, parts)
 
 
 def decayed(net: nn.Cell) -> tuple[list[ms.Parameter], list[ms.Parameter]]:

@@ -4,7 +4,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from sknet.model import SHAPES, Shape, SKConvolution, SKNet, build, decayed
+from sknet.model import Parts, Shape, SKConvolution, SKNet, build, decayed
+
+
+def parts(split: bool = False) -> Parts:
+    return Parts(np.random.default_rng(0), bn_momentum=0.9, split=split)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +25,7 @@ def test_the_net_has_as_many_trainable_parameters_as_the_recipe(net: str, class_
 
 
 def test_pictures_of_any_size_become_one_logit_a_class() -> None:
-    net = SKNet(SHAPES["sknet_tiny"], class_num=7)
+    net = build("sknet_tiny", class_num=7)
     net.set_train(False)
     for side in (32, 40):
         assert net(ms.Tensor(np.zeros((2, 3, side, side), np.float32))).shape == (2, 7)
@@ -52,7 +56,7 @@ def test_biases_and_batch_norm_do_not_decay() -> None:
 
 
 def test_equal_scores_average_the_branches_and_a_large_one_selects_its_branch() -> None:
-    unit = SKConvolution(np.random.default_rng(0), channels=8, stride=1, groups=4, momentum=0.9)
+    unit = SKConvolution(parts(), channels=8, stride=1, groups=4)
     unit.set_train(False)
     x = ms.Tensor(np.random.default_rng(1).standard_normal((2, 8, 5, 5)).astype(np.float32))
     branches = [branch(x).asnumpy() for branch in unit.branches]
@@ -64,6 +68,34 @@ def test_equal_scores_average_the_branches_and_a_large_one_selects_its_branch() 
 
 
 def test_layers_are_a_matter_of_configuration() -> None:
-    net = SKNet(Shape((1, 2, 1), width=8, groups=4), class_num=3)
+    net = SKNet(Shape((1, 2, 1), width=8, groups=4), 3, parts())
     assert len(net.stages) == 4
     assert net.head.in_channels == 128
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_a_grouped_convolution_is_the_same_split_into_its_groups(stride: int, dilation: int) -> None:
+    ms.set_context(mode=ms.GRAPH_MODE)
+    native, split = (
+        parts(split).convolution(12, 24, 3, stride=stride, dilation=dilation, groups=4) for split in (False, True)
+    )
+    x = ms.Tensor(np.random.default_rng(1).standard_normal((3, 12, 9, 8)).astype(np.float32))
+    assert np.array_equal(native.weight.asnumpy(), split.weight.asnumpy())
+    (out, (of_x, of_weight)), (split_out, (split_of_x, split_of_weight)) = (
+        ms.value_and_grad(convolution, 0, convolution.trainable_params())(x) for convolution in (native, split)
+    )
+    assert out.shape == (3, 24, -(-9 // stride), -(-8 // stride))
+    assert np.allclose(out.asnumpy(), split_out.asnumpy(), atol=1e-5)
+    assert np.allclose(of_x.asnumpy(), split_of_x.asnumpy(), atol=1e-5)
+    assert np.allclose(of_weight[0].asnumpy(), split_of_weight[0].asnumpy(), atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+def test_a_pointwise_convolution_is_the_same_for_any_number_of_positions(side: int, stride: int) -> None:
+    ms.set_context(mode=ms.GRAPH_MODE)
+    convolution = parts().convolution(6, 8, 1, stride=stride, has_bias=True)
+    convolution.bias.set_data(ms.Tensor(np.arange(8, dtype=np.float32)))
+    x = np.random.default_rng(1).standard_normal((3, 6, side, side)).astype(np.float32)
+    wanted = np.einsum("bchw,oc->bohw", x[:, :, ::stride, ::stride], convolution.weight.asnumpy()[:, :, 0, 0])
+    assert np.allclose(convolution(ms.Tensor(x)).asnumpy(), wanted + np.arange(8).reshape(8, 1, 1), atol=1e-5)
