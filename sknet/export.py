@@ -113,6 +113,7 @@ def export(
     checkable = file_format == "MINDIR" or (
         file_format == "ONNX" and importlib.util.find_spec("onnxruntime") is not None
     )
+    pixels = check_pictures(given.dataset_path)
     net, origin = runtime.load_checkpoint(source, given)
     # Any number of pictures is promised only where it was tried.
     description = replace(
@@ -138,7 +139,7 @@ def export(
             check = None
             if checkable:
                 logits = runtime.open_onnx(unfinished)[1] if file_format == "ONNX" else reloaded(unfinished)
-                check = compare(runtime.logits_of(net), logits, description, given.dataset_path, file_format)
+                check = compare(runtime.logits_of(net), logits, description, pixels, file_format)
             record["check"] = check and vars(check)
             record["sha256"] = sha256_of(unfinished)
             beside = path_beside(unfinished)
@@ -148,7 +149,7 @@ def export(
             os.replace(beside, path_beside(target))
             os.replace(unfinished, target)
     except OSError as exc:
-        raise InputError(f"cannot write {target}: {exc.strerror}; choose another --file_name") from exc
+        raise InputError(f"cannot write {target}: {one_line(exc)}; choose another --file_name") from exc
     amount = f"{description.batch_size} at a time" if description.batch_size else "any number at a time"
     print(f"exported {source} to {target}: {target.stat().st_size / 1e6:.1f} MB, pictures {amount}")
     if check is None:
@@ -178,15 +179,21 @@ def write(net: nn.Cell, description: Description, file_format: str, path: Path) 
         pictures = ms.Tensor(shape=[None, 3, side, side], dtype=ms.float32)
     else:
         pictures = ms.Tensor(np.zeros((batch or TRACED_BATCH, 3, side, side), np.float32))
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    # By this name, because MindSpore refuses a path with a blank or a letter beyond ASCII.
+    plain = Path(f"/proc/self/fd/{folder}/model{path.suffix}")
     try:
         if file_format == "ONNX" and hasattr(ms, "onnx"):  # MindSpore 2.5 has ms.export alone, later ones give it up
-            ms.onnx.export(net, pictures, file_name=str(path), input_names=["pictures"], output_names=["logits"])
+            ms.onnx.export(net, pictures, file_name=str(plain), input_names=["pictures"], output_names=["logits"])
         else:
-            ms.export(net, pictures, file_name=str(path), file_format=file_format)
+            ms.export(net, pictures, file_name=str(plain), file_format=file_format)
+        if not plain.is_file():  # it only logs what went wrong
+            raise SknetError(f"MindSpore wrote no {file_format} to {path.parent.parent}: is the disk full?")
+        os.replace(plain, path)
     except (RuntimeError, ValueError, TypeError, OSError) as exc:
         raise SknetError(f"MindSpore cannot write {file_format}: {one_line(exc)}") from exc
-    if not path.is_file():
-        raise SknetError(f"MindSpore wrote no {file_format}, and did not say why")
+    finally:
+        os.close(folder)
     path.chmod(0o600)
     if batch is None and file_format == "ONNX":
         free_batch(path)
@@ -243,11 +250,10 @@ def compare(
     net: runtime.Logits,
     model: runtime.Logits,
     description: Description,
-    dataset_path: str | None,
+    pixels: np.ndarray,
     file_format: str,
 ) -> Check:
-    """Run the net and the exported model on the same pictures. Raises SknetError when their logits differ too much."""
-    pixels = check_pictures(dataset_path)
+    """Run the net and the model on pixels (B, 3, SIDE, SIDE). Raises SknetError when their logits differ too much."""
     pictures = dataset.prepare(pixels, description.image_size)
     batches = (description.batch_size,) if description.batch_size else BATCHES
     size = description.batch_size or max(BATCHES)

@@ -5,6 +5,7 @@ ONNX needs onnxruntime and no MindSpore: a prediction starts in half a second in
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,6 +75,7 @@ def load_checkpoint(path: Path, given: Given) -> tuple[nn.Cell, checkpoint.Origi
 
     Raises InputError when the file cannot be read or does not fit the net.
     """
+    need_mindspore(path)
     origin = checkpoint.origin_of(path)
     if origin is None:  # another program wrote it: what is not given is the published recipe's
         recipe = Config()
@@ -89,6 +91,12 @@ def load_checkpoint(path: Path, given: Given) -> tuple[nn.Cell, checkpoint.Origi
     checkpoint.load(checkpoint.tensors_of(net), checkpoint.read(path), path)
     net.set_train(False)
     return net, origin
+
+
+def need_mindspore(path: Path) -> None:
+    """Raise InputError where MindSpore is not installed."""
+    if importlib.util.find_spec("mindspore") is None:
+        raise InputError(f"{path} needs MindSpore: pip install 'ascendrun[cpu]'; an ONNX model does without")
 
 
 def described(origin: checkpoint.Origin, dataset_path: str | None) -> Description:
@@ -112,6 +120,7 @@ def logits_of(cell: nn.Cell) -> Logits:
 
 def open_mindir(path: Path, given: Given) -> Logits:
     """Load an exported MINDIR. Raises InputError when MindSpore cannot."""
+    need_mindspore(path)
     import mindspore as ms
     from mindspore import nn
 
