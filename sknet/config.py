@@ -70,6 +70,11 @@ class Config:
     dataset_path: str | None = key(None, "folder with cifar-10-batches-bin/ and cifar-10-verify-bin/")
     net: str = key("sknet50", "network to train", choices=NETS)
     class_num: int = key(10, "classes; every label must be below it", least=2, most=256)
+    group_convolution: str = key(
+        "native",
+        "grouped convolutions by one operator, or split into their groups for Ascend software without it",
+        choices=("native", "split"),
+    )
     image_size: int = key(224, "pixels: pictures are resized to this many squared", least=8, most=1024)
     batch_size: int = key(32, "pictures per device and step", least=1, most=65536)
     epoch_size: int = key(90, "epochs of the whole schedule", least=1)

@@ -79,7 +79,7 @@ def evaluate_all(
     for path, origin, settings in zip(paths, origins, wanted):
         if settings != built:
             progress.phase("compile")
-            net = build(settings.net, settings.class_num)
+            net = build(settings.net, settings.class_num, group_convolution=settings.group_convolution)
             tensors = checkpoint.tensors_of(net)
             network = mixed_precision(net, settings.amp_level)
             network.set_train(False)
