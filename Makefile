@@ -44,6 +44,7 @@ lint: $(VENV)/.for-test
 bench: $(VENV)/.for-bench
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/step.py
+	$(BIN)/python bench/reader.py
 
 clean:
 	rm -rf $(VENV) demo-data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

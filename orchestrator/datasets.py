@@ -93,7 +93,7 @@ def check_dataset(layout: str, folder: Path) -> None:
     Looks at names and sizes only: reading every picture is the work of `ascendrun data check`.
     """
     known = layout_of(layout, "the job asks for")
-    require_folder(folder, "--dataset names the folder that holds the dataset")
+    require_folder(folder, "--dataset names the folder that holds the dataset; `ascendrun data` fetches or makes one")
     try:
         known.format.check(folder)
     except OSError as exc:

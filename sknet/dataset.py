@@ -30,7 +30,7 @@ DEVIATION = np.array([0.2023, 0.1994, 0.2010], np.float32)
 _FACTOR = (1 / (255 * DEVIATION))[:, None, None]  # of a byte, to be less the offset
 _OFFSET = (MEAN / DEVIATION)[:, None, None]
 # Multiplications of a matrix product up to which OpenBLAS stays on one thread. Beyond, it starts threads for every
-# single picture, which takes five times as long as soon as the training step keeps the CPUs busy.
+# single picture, which takes many times as long as soon as the training step keeps the CPUs busy.
 _ONE_THREAD = 1 << 18
 
 
