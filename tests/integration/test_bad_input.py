@@ -138,7 +138,7 @@ def test_datasets_that_are_missing_or_damaged(refused, cli):
     assert "test_batch.bin: 0 bytes" in refused("sknet50", "--dataset", "void")
     hollow = make_dataset(cli.folder / "hollow")
     (hollow / "cifar-10-batches-bin/data_batch_1.bin").unlink()
-    assert "no data_batch*.bin in it" in refused("sknet50", "--dataset", "hollow")
+    assert "no data_batch_*.bin in it" in refused("sknet50", "--dataset", "hollow")
 
 
 def test_a_port_in_use_is_named(refused):
