@@ -21,7 +21,7 @@ def save_trained(folder: Path, net: str = "sknet_tiny", class_num: int = 10, ima
         elif name.endswith(("beta", "moving_mean")):
             tensor.set_data(ms.Tensor(rng.normal(0, 0.1, tensor.shape).astype(np.float32)))
         elif name == "head.weight":
-            width = 12 if net == "sknet_tiny" else 0.25  # deeper nets have louder features
+            width = 12 if net == "sknet_tiny" else 0.08  # deeper nets have louder features
             tensor.set_data(ms.Tensor(tensor.asnumpy() * np.float32(width)))
     keeper = Keeper(folder, 1)
     return keeper.save(tensors_of(cell), Origin(net, class_num, image_size, 2, 7)).path
