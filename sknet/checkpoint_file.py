@@ -188,6 +188,8 @@ def parsed(path: Path) -> Checkpoint:
         elif zlib.crc32(body) != int.from_bytes(crc, "big"):
             raise ValueError("its CRC is wrong")
         stored.ParseFromString(body)
+        if not stored.value:
+            raise ValueError("it is empty")
     except (OSError, ValueError, DecodeError) as exc:
         raise unreadable(path, exc) from exc
     return stored

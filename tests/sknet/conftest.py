@@ -44,6 +44,12 @@ def run_module(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     return run
 
 
+@pytest.fixture
+def alone() -> dict[str, str]:
+    """The environment of a process that is no rank of several."""
+    return plain_environment()
+
+
 def plain_environment() -> dict[str, str]:
     """Return this environment without what makes a process one rank of several."""
     mine = {

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from mindspore import nn
 
+from sknet.checkpoint import tensors_of
 from sknet.model import build
-from sknet.step import TrainStep, momentum_optimizer
+from sknet.step import TrainStep, mixed_precision, momentum_optimizer
 
 
 def batch() -> tuple[ms.Tensor, ms.Tensor]:
@@ -58,3 +59,107 @@ def test_momentum_and_weight_decay_follow_their_formula_whatever_the_loss_scale(
         step(ms.Tensor(x), ms.Tensor(labels), ms.Tensor(rate, ms.float32))
     assert np.allclose(net.dense.weight.asnumpy(), weight, atol=1e-5)
     assert np.allclose(net.dense.bias.asnumpy(), bias, atol=1e-5)
+
+
+def scaled_step(first: float, window: int) -> TrainStep:
+    net = Linear()
+    return TrainStep(net, momentum_optimizer(net, 0.9, 0.0), first, 1, packed=True, scale_window=window)
+
+
+def pictures_of(value: float) -> ms.Tensor:
+    """One picture; both classes are equally likely, so its gradient is half of *value* times the loss scale."""
+    return ms.Tensor(np.full((1, 3), value, np.float32))
+
+
+def test_a_dynamic_loss_scale_halves_and_skips_on_overflow_and_doubles_after_good_steps() -> None:
+    step = scaled_step(2.0**20, window=3)
+    labels, still, course = ms.Tensor([0], ms.int32), ms.Tensor(0.0, ms.float32), []
+    for _ in range(7):
+        before = step.optimizer.moments[0].asnumpy().copy()
+        loss = step(pictures_of(2.0**110), labels, still).asnumpy()  # overflows from a scale of 2 ** 19 on
+        assert loss == pytest.approx(np.log(2))
+        updated = not np.array_equal(before, step.optimizer.moments[0].asnumpy())
+        course.append((float(step.scaling.value.asnumpy()), int(step.scaling.skipped.asnumpy()), updated))
+    assert course == [
+        (2.0**19, 1, False), (2.0**18, 2, False),
+        (2.0**18, 2, True), (2.0**18, 2, True), (2.0**19, 2, True),
+        (2.0**18, 3, False), (2.0**18, 3, True),
+    ]  # fmt: skip
+    assert np.all(np.isfinite(step.optimizer.moments[0].asnumpy()))
+
+
+def test_a_dynamic_loss_scale_stays_between_1_and_its_greatest() -> None:
+    step = scaled_step(2.0**24, window=1)
+    labels, still = ms.Tensor([0], ms.int32), ms.Tensor(0.0, ms.float32)
+    step(pictures_of(1.0), labels, still)
+    assert step.scaling.value.asnumpy() == 2.0**24
+    for _ in range(26):
+        step(pictures_of(np.inf), labels, still)
+    assert step.scaling.value.asnumpy() == 1.0
+
+
+def test_what_a_dynamic_scale_trains_is_what_a_fixed_one_does() -> None:
+    weights = []
+    for window in (None, 2):
+        net = Linear()
+        step = TrainStep(net, momentum_optimizer(net, 0.9, 0.1), 1024.0, 1, packed=True, scale_window=window)
+        x, labels = ms.Tensor(np.array([[1, 2, 3], [0, -1, 1]], np.float32)), ms.Tensor([0, 1], ms.int32)
+        for _ in range(5):
+            step(x, labels, ms.Tensor(0.1, ms.float32))
+        weights.append(net.dense.weight.asnumpy())
+    assert np.allclose(weights[0], weights[1], rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", ["O1", "O2", "O3"])
+def test_every_level_of_mixed_precision_trains_alike_and_keeps_its_weights_in_full(level: str) -> None:
+    losses = {}
+    for amp_level in ("O0", level):
+        net = build("sknet_tiny", 10)
+        tensors = tensors_of(net)
+        network = mixed_precision(net, amp_level)
+        scale = 1.0 if amp_level == "O0" else 1024.0
+        step = TrainStep(network, momentum_optimizer(network, 0.9, 1e-4), scale, 1, packed=True)
+        step.set_train()
+        images, labels = batch()
+        losses[amp_level] = [float(step(images, labels, ms.Tensor(0.1, ms.float32)).asnumpy()) for _ in range(6)]
+        assert {tensor.dtype for tensor in tensors.values()} == {ms.float32}
+        network.set_train(False)
+        assert network(images).dtype == ms.float32
+    assert losses[level][-1] < losses[level][0]
+    assert losses[level] == pytest.approx(losses["O0"], rel=0.05)
+    assert losses[level] != losses["O0"]
+
+
+def test_under_o1_convolutions_and_the_head_compute_in_half_and_all_else_in_full() -> None:
+    seen: dict[str, set] = {}
+
+    def spy(name: str):
+        def hook(_cell, inputs, output):
+            seen.setdefault(name, set()).update((inputs[0].dtype, output.dtype))
+
+        return hook
+
+    net = mixed_precision(build("sknet_tiny", 10), "O1")
+    ms.set_context(mode=ms.PYNATIVE_MODE)
+    try:
+        for _, cell in net.cells_and_names():
+            if isinstance(cell, (nn.Conv2d, nn.Dense, nn.BatchNorm2d, nn.ReLU)):
+                cell.register_forward_hook(spy(type(cell).__name__))
+        net(batch()[0])
+    finally:
+        ms.set_context(mode=ms.GRAPH_MODE)
+    assert seen["BatchNorm2d"] == seen["ReLU"] == {ms.float32}
+    assert seen["Dense"] == {ms.float32, ms.float16}  # takes full, gives half, which its cell converts back
+
+
+def test_the_state_names_a_momentum_buffer_for_each_weight_by_its_place_in_the_net() -> None:
+    net = build("sknet_tiny", 10)
+    tensors = tensors_of(net)
+    network = mixed_precision(net, "O2")
+    step = TrainStep(network, momentum_optimizer(network, 0.9, 1e-4), 1024.0, 1, packed=True, scale_window=5)
+    state = step.state(tensors)
+    trained = [name for name, tensor in tensors.items() if tensor.requires_grad]
+    assert set(state) == {f"moment.{name}" for name in trained} | {
+        f"loss_scale.{part}" for part in ("value", "good", "skipped")
+    }
+    assert all(state[f"moment.{name}"].shape == tensors[name].shape for name in trained)

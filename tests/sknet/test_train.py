@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,7 +82,7 @@ def test_one_process_learns_the_sample_and_reports_every_step_to_a_machine(
     )
     assert done.returncode == 0, done.stderr
     phases = [line["phase"] for line in progress_of(path, "phase")]
-    assert phases == ["start", "compile", "train", "train", "checkpoint", "train", "checkpoint", "finish"]
+    assert phases == ["start", "compile", "train", "checkpoint", "train", "checkpoint", "finish"]
     steps, epochs = progress_of(path, "step"), progress_of(path, "epoch")
     assert [(line["epoch"], line["step"]) for line in steps] == [(e, s) for e in (1, 2, 3) for s in range(1, 9)]
     assert {(line["epochs"], line["steps"]) for line in steps} == {(3, 8)}
@@ -87,7 +90,16 @@ def test_one_process_learns_the_sample_and_reports_every_step_to_a_machine(
     assert steps[8]["lr"] == pytest.approx(0.1)
     assert steps[-1]["lr"] == pytest.approx(0.001)
     assert all(line["images_per_s"] == pytest.approx(16 / line["step_s"], rel=1e-5) for line in steps)
+    assert all(0 <= line["wait_s"] < line["step_s"] for line in steps)
     assert [line["epoch"] for line in epochs] == [1, 2, 3]
+    for line in progress_of(path, "checkpoint"):
+        assert line["seconds"] == line["copy_s"] + line["write_s"]
+        saved = Path(line["path"])
+        checkpoint.verify(saved)
+        told = json.loads(saved.with_suffix(".json").read_text())
+        assert (told["epoch"], told["sha256"], told["bytes"]) == (line["epoch"], line["sha256"], line["bytes"])
+        assert told["metrics"]["loss"] == epochs[line["epoch"] - 1]["loss"]
+        assert f"checkpoint: {saved}, {line['bytes']} bytes, training waited" in done.stdout
     for line in epochs:
         mean = sum(step["loss"] for step in steps if step["epoch"] == line["epoch"]) / 8
         assert line["loss"] == pytest.approx(mean, rel=1e-5)
@@ -115,7 +127,7 @@ def test_training_after_a_checkpoint_starts_from_its_weights_and_its_epoch(
     assert [path.name for path in checkpoint.find(tmp_path / "second")] == ["sknet_tiny-3_8.ckpt"]
     refused = run_module("sknet.train", *common, "--pre_trained=first/sknet_tiny-2_8.ckpt", "--class_num=12")
     assert refused.returncode == 2
-    assert "does not fit this net" in refused.stderr.splitlines()[-1]
+    assert "does not fit this net: 2 of 77 tensors differ, head.weight (10, 64) in" in refused.stderr.splitlines()[-1]
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
@@ -135,6 +147,83 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(
     assert last["loss"] is None
     assert f"at epoch 1 step {last['step']}" in done.stderr.splitlines()[-1]
     assert not list(tmp_path.glob("ckpt/*.ckpt"))
+
+
+def test_a_finite_loss_that_explodes_stops_the_run_and_names_step_value_and_remedy(
+    run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    done = run_module(
+        "sknet.train",
+        f"--dataset_path={small_dataset}",
+        *TINY,
+        "--diverged_above=2.2",  # a net that knows nothing starts at log(10) = 2.3
+    )
+    assert done.returncode == 1
+    ((epoch, step, loss),) = STEP.findall(done.stdout)
+    assert (epoch, step) == ("1", "1")
+    assert done.stderr.splitlines()[-1] == (
+        f"sknet.train: the loss is {float(loss):.6g} at epoch 1 step 1, above --diverged_above=2.2; "
+        "lower --lr_max or lengthen --warmup_epochs"
+    )
+
+
+def test_checkpoints_every_few_steps_count_from_the_first_step_of_all(
+    run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    done = run_module("sknet.train", f"--dataset_path={small_dataset}", *TINY, "--save_checkpoint_steps=9")
+    assert done.returncode == 0, done.stderr
+    names = [path.stem for path in checkpoint.find(tmp_path / "ckpt")]
+    assert names == ["sknet_tiny-2_1", "sknet_tiny-3_2", "sknet_tiny-3_8"]  # the last step is always saved
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_leaves_nothing_half_written(
+    alone: dict[str, str], small_dataset: Path, tmp_path: Path
+) -> None:
+    """A limit on the size of files stands in for a full disk: the write itself fails, half-way."""
+    program = (
+        "import os, resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); "
+        "from sknet.train import main; sys.exit(main(sys.argv[1:], os.environ))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, f"--dataset_path={small_dataset}", *TINY],
+        cwd=tmp_path, env=alone, timeout=120, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"sknet.train: cannot write checkpoint {tmp_path / 'ckpt' / 'sknet_tiny-2_8.ckpt'}: File too large"
+    )
+    assert os.listdir(tmp_path / "ckpt") == []
+
+
+def test_data_sink_is_refused_where_there_is_none(run_module, small_dataset: Path) -> None:
+    done = run_module("sknet.train", f"--dataset_path={small_dataset}", *TINY, "--dataset_sink_mode=true")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "sknet.train: dataset_sink_mode true needs Ascend; on CPU use auto or false"
+    )
+
+
+def test_an_interrupt_ends_the_run_in_one_line_and_keeps_the_checkpoint_that_was_being_written(
+    alone: dict[str, str], small_dataset: Path, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sknet.train", f"--dataset_path={small_dataset}", "--net=sknet_tiny", "--image_size=32",
+         "--batch_size=16", "--epoch_size=100000", "--save_checkpoint_steps=3", "--device_target=CPU"],
+        cwd=tmp_path, env=alone, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch: 1 step: 4,"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "sknet.train: interrupted"
+    assert "Traceback" not in errors
+    for path in checkpoint.find(tmp_path / "ckpt"):
+        checkpoint.verify(path)
+    assert not [name for name in os.listdir(tmp_path / "ckpt") if "unfinished" in name]
 
 
 def test_no_checkpoint_is_written_when_none_is_wanted(run_module, small_dataset: Path, tmp_path: Path) -> None:
