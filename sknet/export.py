@@ -36,8 +36,6 @@ if TYPE_CHECKING:
 SUFFIXES = {"MINDIR": runtime.MINDIR, "ONNX": runtime.ONNX, "AIR": ".air"}
 TOLERANCE = 1e-4  # between logits, times the largest logit where that is above 1: float32 has 7 digits
 BATCHES = (1, 3, 32)  # that a model for any number of pictures is tried with
-# MindSpore writes ONNX for a fixed batch only. A prime that no size in the net is a multiple of shows where it went.
-TRACED_BATCH = 97
 INTERRUPTED = 130
 
 
@@ -135,7 +133,7 @@ def export(
                 "versions": {"mindspore": importlib.metadata.version("mindspore")},
             }
             if file_format == "ONNX":
-                add_metadata(unfinished, record)
+                complete_onnx(unfinished, record)
             check = None
             if checkable:
                 logits = runtime.open_onnx(unfinished)[1] if file_format == "ONNX" else reloaded(unfinished)
@@ -178,7 +176,7 @@ def write(net: nn.Cell, description: Description, file_format: str, path: Path) 
     if batch is None and file_format == "MINDIR":
         pictures = ms.Tensor(shape=[None, 3, side, side], dtype=ms.float32)
     else:
-        pictures = ms.Tensor(np.zeros((batch or TRACED_BATCH, 3, side, side), np.float32))
+        pictures = ms.Tensor(np.zeros((batch or 1, 3, side, side), np.float32))
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     # By this name, because MindSpore refuses a path with a blank or a letter beyond ASCII.
     plain = Path(f"/proc/self/fd/{folder}/model{path.suffix}")
@@ -195,33 +193,20 @@ def write(net: nn.Cell, description: Description, file_format: str, path: Path) 
     finally:
         os.close(folder)
     path.chmod(0o600)
-    if batch is None and file_format == "ONNX":
-        free_batch(path)
 
 
-def free_batch(path: Path) -> None:
-    """Make a model that was traced with TRACED_BATCH pictures take any number. The check tells whether it worked."""
+def complete_onnx(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the fields of *record*, as JSON, into the metadata, and let the model take any number if it is to.
+
+    MindSpore traces a number of pictures, but nothing in the net depends on it: its reshapes leave the batch open, and
+    only the input and the output carry the number. The check tells whether that still holds.
+    """
     import onnx
 
     model = load_onnx(path)
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    constants |= {node.output[0]: node.attribute[0].t for node in model.graph.node if node.op_type == "Constant"}
-    for node in model.graph.node:
-        if node.op_type == "Reshape":
-            shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
-            if shape[0] % TRACED_BATCH == 0:  # the batch itself, or batch and positions in one axis
-                shape[0] = -1
-                constants[node.input[1]].CopyFrom(onnx.numpy_helper.from_array(shape, node.input[1]))
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.shape.dim[0].dim_param = "batch"
-    onnx.save(model, path)
-
-
-def add_metadata(path: Path, record: Mapping[str, Any]) -> None:
-    """Write the fields of *record*, as JSON, into the metadata of an ONNX model."""
-    import onnx
-
-    model = load_onnx(path)
+    if record["batch_size"] is None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
     texts = {f"{runtime.METADATA}.{name}": json.dumps(value) for name, value in record.items()}
     onnx.helper.set_model_props(model, texts)
     onnx.save(model, path)
