@@ -14,7 +14,7 @@ help:
 	@echo "make demo   train, evaluate and collect SKNet50 on two CPU ranks (DATASET=DIR: on your own CIFAR-10)"
 	@echo "make test   all tests"
 	@echo "make lint   ruff and mypy"
-	@echo "make bench  start-up and step time beside msrun, torchrun and a shell loop (some minutes)"
+	@echo "make bench  start-up and training beside msrun, torchrun, PyTorch and a shell loop (an hour)"
 	@echo "make clean  remove what these commands made, but no runs"
 
 $(VENV)/.for-%: setup.cfg pyproject.toml
@@ -43,7 +43,7 @@ lint: $(VENV)/.for-test
 
 bench: $(VENV)/.for-bench
 	$(BIN)/python bench/startup.py
-	$(BIN)/python bench/step.py
+	$(BIN)/python bench/sknet_throughput.py
 	$(BIN)/python bench/reader.py
 
 clean:
