@@ -8,7 +8,8 @@ a batch norm follows the selective kernels.
 What deliberately differs from that recipe, here and in its training:
 
 - Activations are the paper's; the recipe has none after the first convolution of a unit and none in the attention.
-- Batch norms start with a scale of 1, or of 0 at the end of a unit; the recipe draws most scales from +-0.07.
+- Batch norms start with a scale of 1, or of residual_scale at the end of a unit; the recipe draws most scales from
+  +-0.07.
 - The attention starts like any convolution, Kaiming fan-out; the recipe takes the head's narrow normal for it.
 - Running statistics keep 0.9 of their value in a step (bn_momentum), so that they are right after some 50 steps; the
   recipe keeps 0.99, and 0.95 inside the selective kernels.
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import mindspore as ms
 import numpy as np
 from mindspore import nn, ops
+from mindspore.common import initializer
 
 BRANCHES = 2  # M: kernels to select from; branch i is a 3x3 convolution of dilation i + 1 (paper, section 3.2)
 REDUCTION = 16  # r: the attention is C / r wide ...
@@ -131,7 +133,8 @@ class Parts:
 
     rng: np.random.Generator  # of all initial weights, so the order in which parts are made matters
     bn_momentum: float  # share of the old running statistics that each step keeps
-    split: bool  # grouped convolutions group by group
+    split: bool = False  # grouped convolutions group by group
+    residual_scale: float = 0.0  # that the last batch norm of each unit starts with
 
     def convolution(
         self,
@@ -156,8 +159,8 @@ class Parts:
             has_bias=has_bias,
         )
 
-    def normalisation(self, channels: int, scale: str = "ones") -> nn.BatchNorm2d:
-        return nn.BatchNorm2d(channels, eps=1e-5, momentum=self.bn_momentum, gamma_init=scale)
+    def normalisation(self, channels: int, scale: float = 1.0) -> nn.BatchNorm2d:
+        return nn.BatchNorm2d(channels, eps=1e-5, momentum=self.bn_momentum, gamma_init=initializer.Constant(scale))
 
 
 class SKConvolution(nn.Cell):
@@ -211,7 +214,9 @@ class SKUnit(nn.Cell):
         self.reduce = nn.SequentialCell(parts.convolution(inputs, middle, 1), parts.normalisation(middle), nn.ReLU())
         self.kernels = nn.SequentialCell(SKConvolution(parts, middle, stride, groups), parts.normalisation(middle))
         # A scale of 0 lets each unit begin as its shortcut: Goyal et al., arXiv:1706.02677, section 5.1.
-        self.expand = nn.SequentialCell(parts.convolution(middle, outputs, 1), parts.normalisation(outputs, "zeros"))
+        self.expand = nn.SequentialCell(
+            parts.convolution(middle, outputs, 1), parts.normalisation(outputs, parts.residual_scale)
+        )
         self.shortcut = nn.Identity()
         if stride != 1 or inputs != outputs:
             self.shortcut = nn.SequentialCell(
@@ -255,13 +260,18 @@ class SKNet(nn.Cell):
 
 
 def build(
-    net: str, class_num: int, bn_momentum: float = 0.9, seed: int = 1, group_convolution: str = "native"
+    net: str,
+    class_num: int,
+    bn_momentum: float = 0.9,
+    seed: int = 1,
+    group_convolution: str = "native",
+    residual_scale: float = 0.0,
 ) -> SKNet:
     """Return the net of that name in SHAPES, with the same weights for the same *seed*, so that all ranks start as one.
 
     *group_convolution* is "native" or "split", see Convolution. Raises KeyError for an unknown net.
     """
-    parts = Parts(np.random.default_rng(seed), bn_momentum, split=group_convolution == "split")
+    parts = Parts(np.random.default_rng(seed), bn_momentum, group_convolution == "split", residual_scale)
     return SKNet(SHAPES[net], class_num, parts)
 
 
