@@ -30,11 +30,8 @@ BIN = Path(sys.executable).parent
 WARM_UP_STEPS = 2
 READING_S = 3.0  # how long the reader is watched
 
-# msrun runs the program as the scheduler too, which would wait for a lone worker that needs no scheduler.
 RANK = """
 import os, sys
-if os.environ.get("MS_ROLE") == "MS_SCHED" and os.environ["MS_WORKER_NUM"] == "1":
-    sys.exit(0)
 os.environ["ASCENDRUN_PROGRESS"] = os.path.join(os.environ["BENCH_STEPS"], os.environ.get("RANK_ID", "0"))
 from sknet.train import main
 sys.exit(main(sys.argv[1:], os.environ))

@@ -61,9 +61,12 @@ def schedule_only(environment: Mapping[str, str]) -> bool:
     """Serve as the scheduler of MindSpore's dynamic cluster if that is this process's role; return whether it was.
 
     `msrun` starts the user's own program for it. Returns when all workers have left; raises SknetError if one died.
+    For a single worker it returns at once: that one never asks for a scheduler, which would wait for it for minutes.
     """
     if environment.get("MS_ROLE") != "MS_SCHED":
         return False
+    if environment.get("MS_WORKER_NUM") == "1":
+        return True
     from mindspore.communication import init
 
     try:

@@ -108,3 +108,10 @@ def test_ranks_without_a_scheduler_say_what_they_need(run_module, small_dataset:
     )
     assert done.returncode == 2
     assert "MS_SCHED_HOST" in done.stderr.splitlines()[-1]
+
+
+def test_the_scheduler_of_a_single_worker_does_not_wait_for_it(run_module) -> None:
+    done = run_module(
+        "sknet.train", MS_ROLE="MS_SCHED", MS_WORKER_NUM="1", MS_SCHED_HOST="127.0.0.1", MS_SCHED_PORT="1"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
