@@ -1,9 +1,9 @@
 """SKNet: Li, Wang, Hu, Yang, "Selective Kernel Networks", CVPR 2019, arXiv:1903.06586.
 
-Read from top to bottom: initial values, the selective kernel convolution, the unit around it, the network.
+Read from top to bottom: any convolution, the selective kernel convolution, the unit around it, the network.
 Two details are those of the published MindSpore recipe (mindspore-ai/models, research/cv/sknet), whose parameter
-counts this net keeps, not the names in its checkpoints: the attention has a bias where the paper has a batch norm, and
-a batch norm follows the selective kernels.
+counts this net keeps, not the names in its checkpoints: the convolutions of the attention have biases where the paper
+has a batch norm and none, and a batch norm follows the selective kernels.
 
 What deliberately differs from that recipe, here and in its training:
 
