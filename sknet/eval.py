@@ -2,6 +2,8 @@
 
 Takes every key of training too, so that one argument list serves both. net, class_num and image_size are those that
 the checkpoint records, unless they are given. A folder is evaluated in the order of (epoch, step) with one compilation.
+A checkpoint of it that cannot be evaluated is named with the reason, the others are evaluated, and the exit code is 2;
+one that a training run removes meanwhile, because it keeps its last few, is passed over.
 """
 
 from __future__ import annotations
@@ -10,50 +12,60 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from sknet import cache, checkpoint, dataset
+from sknet.checkpoint_file import sha256_of
+from sknet.classes import class_names
 from sknet.config import Config, help_text, parse
 from sknet.distributed import World, number
 from sknet.errors import InputError, SknetError
+from sknet.metrics import Scores
 from sknet.progress import VARIABLE, Progress
+from sknet.report import Subject, keep
 
 if TYPE_CHECKING:
-    from mindspore import nn
+    from mindspore import Parameter, nn
 
 RECORDED = ("net", "class_num", "image_size")  # what a checkpoint says of itself and evaluation must follow
+WORK_FOLDER = "ASCENDRUN_WORK_FOLDER"  # where results go that cannot lie beside their checkpoint; else where we stand
+HELP = """
+Beside STEM.ckpt the result is kept as STEM.eval.json and STEM.eval.png, the confusion matrix. Of a folder, checkpoints
+that cannot be evaluated are named and the others evaluated, the exit code is 2 then; those that vanish are passed over.
+"""
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a net scored: shares of the pictures whose class was its first guess, or among its first five."""
+class Candidate:
+    """A checkpoint that is to be evaluated, what it says of itself, and the settings that follow from that."""
 
-    top_1_accuracy: float
-    top_5_accuracy: float
-    loss: float  # mean over the pictures
-    pictures: int
+    path: Path  # absolute
+    origin: checkpoint.Origin | None
+    settings: Config
 
 
 def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int:
     """Run the command line; return the exit code of errors.py."""
     if "--help" in arguments or "-h" in arguments:
-        print(help_text("eval"))
+        print(help_text("eval") + "\n" + HELP, end="")
         return 0
     try:
         config, given = parse(arguments, "eval")
         if config.checkpoint_path is None:
             raise InputError("--checkpoint_path is required: a checkpoint file, or a folder of them")
-        paths = checkpoint.find(Path(config.checkpoint_path))
+        paths = [path.absolute() for path in checkpoint.find(Path(config.checkpoint_path))]
         pictures = dataset.open_pictures(config.dataset_path, dataset.TEST)
         evaluate_all(config, given, paths, pictures, environment)
     except SknetError as exc:
-        print(f"sknet.eval: {exc}", file=sys.stderr, flush=True)
+        say(str(exc))
         return exc.exit_code
     return 0
+
+
+def say(text: str) -> None:
+    """Tell the user something that is no result."""
+    print(f"sknet.eval: {text}", file=sys.stderr, flush=True)
 
 
 def evaluate_all(
@@ -63,46 +75,62 @@ def evaluate_all(
     pictures: dataset.Pictures,
     environment: MutableMapping[str, str],
 ) -> None:
-    """Evaluate the checkpoints one after the other and report each. Raises SknetError."""
+    """Evaluate the checkpoints one after the other; report and keep each result. Raises SknetError."""
     from sknet.device import resolved
-    from sknet.model import build
-    from sknet.step import mixed_precision
 
     progress = Progress(environment.get(VARIABLE))
     progress.phase("start")
     config = resolved(config, number(environment, "DEVICE_ID", 0))
-    origins = [checkpoint.origin_of(path) for path in paths]
-    wanted = [following(config, given, origin) for origin in origins]  # settings, one for each checkpoint
-    dataset.check_labels(pictures, min(settings.class_num for settings in wanted))
-    cache.separate(environment, "eval", [settings for settings, _ in groupby(wanted)], World())
+    work_folder = Path(environment.get(WORK_FOLDER) or ".").absolute()
+    problems = Problems(len(paths), progress)
+
+    candidates = []
+    for path in paths:
+        try:
+            candidates.append(candidate(path, config, given, pictures))
+        except InputError as exc:
+            problems.add(path, exc)
+    graphs = list(dict.fromkeys(one.settings for one in candidates))
+    if len(graphs) > 1:
+        # MindSpore finds a graph in its cache by its place in the order of compilation, and that order would be
+        # another one as soon as a checkpoint vanishes.
+        environment["MS_COMPILER_CACHE_ENABLE"] = "0"
+    cache.separate(environment, "eval", graphs, World())
     built = None
-    for path, origin, settings in zip(paths, origins, wanted):
+    done = 0
+    for one in candidates:
+        settings = one.settings
         if settings != built:
             progress.phase("compile")
-            net = build(settings.net, settings.class_num, group_convolution=settings.group_convolution)
-            tensors = checkpoint.tensors_of(net)
-            network = mixed_precision(net, settings.amp_level)
-            network.set_train(False)
+            network, tensors = build_network(settings)
             built = settings
-        checkpoint.load(tensors, checkpoint.read(path), path)
+        try:
+            sha256 = load(tensors, one.path)
+        except InputError as exc:
+            problems.add(one.path, exc)
+            continue
         progress.phase("evaluate")
-        result = evaluate(network, pictures, settings.image_size, settings.batch_size)
+        scores = evaluate(network, pictures, settings.class_num, settings.image_size, settings.batch_size)
         print(
-            f"result: {{'top_5_accuracy': {result.top_5_accuracy}, 'top_1_accuracy': {result.top_1_accuracy}}} "
-            f"ckpt={path.absolute()}",
+            f"result: {{'top_5_accuracy': {scores.top_5_accuracy}, 'top_1_accuracy': {scores.top_1_accuracy}}} "
+            f"ckpt={one.path}",
             flush=True,
         )
-        progress.write(
-            "evaluation",
-            checkpoint=str(path.absolute()),
-            epoch=origin and origin.epoch,
-            step=origin and origin.step,
-            top_1_accuracy=result.top_1_accuracy,
-            top_5_accuracy=result.top_5_accuracy,
-            loss=result.loss,
-            pictures=result.pictures,
-        )
+        folder = Path(str(config.dataset_path)).absolute()
+        names = class_names(settings.class_num, config.dataset_path)
+        subject = Subject(one.path, sha256, folder.name, one.origin, settings.net, settings.image_size, names)
+        report(subject, scores, work_folder, progress)
+        done += 1
+    problems.close(done)
     progress.phase("finish")
+
+
+def candidate(path: Path, config: Config, given: frozenset[str], pictures: dataset.Pictures) -> Candidate:
+    """Return how *path* is to be evaluated. Raises InputError when it is damaged or does not fit the labels."""
+    origin = checkpoint.origin_of(path)
+    settings = following(config, given, origin)
+    dataset.check_labels(pictures, settings.class_num)
+    return Candidate(path, origin, settings)
 
 
 def following(config: Config, given: frozenset[str], origin: checkpoint.Origin | None) -> Config:
@@ -112,33 +140,93 @@ def following(config: Config, given: frozenset[str], origin: checkpoint.Origin |
     return replace(config, **{name: getattr(origin, name) for name in RECORDED if name not in given})
 
 
-def evaluate(network: nn.Cell, pictures: dataset.Pictures, image_size: int, batch_size: int) -> Result:
+class Problems:
+    """The checkpoints of *count* that could not be evaluated. A single one is its own error, told by whoever ends."""
+
+    def __init__(self, count: int, progress: Progress) -> None:
+        self._count = count
+        self._progress = progress
+        self._refused = 0
+
+    def add(self, path: Path, exc: InputError) -> None:
+        """Tell of one checkpoint and go on. Raises *exc* when there is no other."""
+        if self._count > 1 and not path.is_file():
+            say(f"passed over {path}: it was removed meanwhile")
+            return
+        self._refused += 1
+        self._progress.write("evaluation", checkpoint=str(path), error=str(exc))
+        if self._count == 1:
+            raise exc
+        say(f"left out: {exc}")
+
+    def close(self, done: int) -> None:
+        """Raise InputError when a checkpoint was refused, or all have vanished."""
+        if self._refused:
+            raise InputError(f"{self._refused} of {self._count} checkpoints could not be evaluated, as told above")
+        if not done:
+            raise InputError("every checkpoint was removed meanwhile; evaluate again")
+
+
+def build_network(settings: Config) -> tuple[nn.Cell, dict[str, Parameter]]:
+    """Return a net in evaluation mode, and its tensors to load weights into."""
+    from sknet.model import build
+    from sknet.step import mixed_precision
+
+    net = build(settings.net, settings.class_num, group_convolution=settings.group_convolution)
+    tensors = checkpoint.tensors_of(net)
+    network = mixed_precision(net, settings.amp_level)
+    network.set_train(False)
+    return network, tensors
+
+
+def load(tensors: dict[str, Parameter], path: Path) -> str:
+    """Load a checkpoint; return the SHA-256 of that very file. Raises InputError when it cannot be or does not fit.
+
+    A run that trains under the same names may replace the file meanwhile: then it is read again.
+    """
+    while True:
+        try:
+            before = path.stat()
+            weights = checkpoint.read(path)
+            sha256 = sha256_of(path)
+            after = path.stat()
+        except OSError as exc:
+            raise InputError(f"cannot read {path}: {exc.strerror}") from exc
+        if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
+            checkpoint.load(tensors, weights, path)
+            return sha256
+
+
+def evaluate(network: nn.Cell, pictures: dataset.Pictures, class_num: int, image_size: int, batch_size: int) -> Scores:
     """Return how the net, set to evaluation mode, does on all pictures; each counts exactly once."""
     import mindspore as ms
 
-    first = first_five = count = 0
-    loss = 0.0
+    scores = Scores.none(class_num)
     for images, labels, counting in dataset.test_batches(pictures, image_size, batch_size):
         logits = network(ms.Tensor(images)).astype(ms.float32).asnumpy()[:counting]  # (counting, class_num)
-        ranks, losses = score(logits, labels[:counting])
-        first += int((ranks == 0).sum())
-        first_five += int((ranks < 5).sum())
-        loss += float(losses.sum())
-        count += counting
-    return Result(first / count, first_five / count, loss / count, count)
+        scores = scores.and_of(logits, labels[:counting])
+    return scores
 
 
-def score(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many classes each label comes after, (B,) int, and its cross-entropy, (B,) float64.
-
-    Logits are (B, K). A class whose logit equals the label's, or is no number, counts as before it: a net that says
-    the same of everything, or nothing at all, must not look right.
-    """
-    own = np.take_along_axis(logits, labels[:, None], axis=1).astype(np.float64)  # (B, 1)
-    ranks = (~(logits < own)).sum(axis=1) - 1
-    highest = logits.max(axis=1, keepdims=True)
-    losses = np.log(np.exp(logits - highest).sum(axis=1)) + (highest - own)[:, 0]
-    return ranks, losses
+def report(subject: Subject, scores: Scores, work_folder: Path, progress: Progress) -> None:
+    """Keep a result and tell of it. Raises SknetError, after telling, when it can be kept nowhere."""
+    figures = {
+        "checkpoint": str(subject.checkpoint),
+        "sha256": subject.sha256,
+        "epoch": subject.origin and subject.origin.epoch,
+        "step": subject.origin and subject.origin.step,
+        "top_1_accuracy": scores.top_1_accuracy,
+        "top_5_accuracy": scores.top_5_accuracy,
+        "loss": scores.loss,
+        "pictures": scores.pictures,
+        "per_class_accuracy": scores.accuracy_of_class,
+    }
+    try:
+        kept = keep(subject, scores, work_folder, say)
+    except SknetError:
+        progress.write("evaluation", **figures, json=None, png=None)
+        raise
+    progress.write("evaluation", **figures, json=str(kept.json), png=kept.png and str(kept.png))
 
 
 if __name__ == "__main__":
