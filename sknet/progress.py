@@ -21,7 +21,8 @@ checkpoint is reported when its file is whole, which may be steps after the one 
 copy_s only, write_s ran beside it, and seconds is both. The phase "checkpoint" is the copy, and at the end the wait
 for the last file. Accuracies are shares in 0..1, of a class without pictures `null`; json and png say where the whole
 result lies, `null` where it could not be kept; sha256 is that of the checkpoint. Each rank writes its own file; every
-line is one write() with O_APPEND, so a reader sees whole lines only. Training never fails for the sake of progress: what cannot be written is lost.
+line is one write() with O_APPEND, so a reader sees whole lines only. Training never fails for the sake of progress:
+what cannot be written is lost.
 """
 
 from __future__ import annotations
