@@ -114,13 +114,6 @@ class Config:
     diverged_above: float = key(
         1000.0, "mean loss of a step above which the run stops as diverged; chance is log(class_num)", above=0
     )
-    residual_scale: float = key(
-        0.0,
-        "scale that each unit's residual starts with: 0 suits long schedules and large batches, 1 learns sooner in "
-        "short ones",
-        least=0,
-        most=1,
-    )
     amp_level: str = key(
         "auto",
         "what is computed in half precision: O0 nothing, O1 convolutions and dense layers, O2 all but batch norms, "

@@ -97,9 +97,7 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
     if start and world.distributed:
         resume.agree(start, world, total)
 
-    net = build(
-        config.net, config.class_num, config.bn_momentum, config.seed, config.group_convolution, config.residual_scale
-    )
+    net = build(config.net, config.class_num, config.bn_momentum, config.seed, config.group_convolution)
     tensors = tensors_of(net)
     if config.pre_trained:
         load(tensors, read(Path(config.pre_trained)), Path(config.pre_trained))
