@@ -12,8 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Optional
 
-from orchestrator.errors import AscendrunError, RunDirError
-from orchestrator.monitor import Follower, current_state
+from orchestrator.errors import RunDirError
+from orchestrator.evaluations import best_of, results_of
+from orchestrator.models import BEST
+from orchestrator.monitor import current_state
 from orchestrator.runstate import RunState
 from orchestrator.store import Run
 from orchestrator.supervisor.masking import MASK, looks_secret
@@ -24,7 +26,15 @@ MANIFEST = "manifest.json"
 SUMS = "SHA256SUMS"
 MANIFEST_VERSION = 1
 _BLOCK = 1 << 20
-_KINDS = {".ckpt": "checkpoint", ".safetensors": "checkpoint", ".log": "log", ".jsonl": "metrics", ".json": "record"}
+_KINDS = {
+    ".ckpt": "checkpoint",
+    ".safetensors": "checkpoint",
+    ".log": "log",
+    ".jsonl": "metrics",
+    ".json": "record",
+    ".png": "picture",
+}
+_BESIDE_CHECKPOINT = (".json", ".eval.json", ".eval.png")  # what STEM.ckpt has beside it: sidecar, result, its picture
 _PRIVATE = ("host_plan.json", PLAN)  # with the environment of the ranks, secrets and all
 _SKIPPED = (".lock", ".pid", ".tmp")  # of use only while the run goes on; or a checkpoint half written
 
@@ -32,7 +42,7 @@ _SKIPPED = (".lock", ".pid", ".tmp")  # of use only while the run goes on; or a 
 @dataclass(frozen=True)
 class CollectedFile:
     path: str  # below the collected folder
-    kind: str  # checkpoint | log | metrics | record | other
+    kind: str  # checkpoint | log | metrics | record | picture | other
     size: int  # bytes
     sha256: str
     copied: bool  # False: it was there already, unchanged
@@ -46,6 +56,7 @@ def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]"
     Raises RunDirError where *destination* cannot be written or holds another run.
     """
     state = current_state(run)
+    results = results_of(run, state)
     _refuse_foreign(run, destination)
     collected = []
     try:
@@ -75,7 +86,8 @@ def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]"
                     "hosts": sorted({rank.host for rank in run.plan.ranks}),
                     "dataset": run.plan.dataset,
                     "command_line": run.plan.command_line,
-                    "evaluations": evaluations(run),
+                    "evaluations": results,
+                    "best": best_of(results),
                     "files": [
                         {key: value for key, value in asdict(file).items() if key != "copied"} for file in collected
                     ],
@@ -91,18 +103,6 @@ def collect(run: Run, destination: Path, tell: "Callable[[CollectedFile], None]"
             "stays, and a second `collect` goes on from there"
         ) from exc
     return collected
-
-
-def evaluations(run: Run) -> "list[dict[str, object]]":
-    """Return the results of every evaluation of *run*, oldest first."""
-    found = [dict(result) for result in Follower(run).state().evaluations]
-    if run.run_dir.evals.is_dir():
-        for folder in sorted(run.run_dir.evals.iterdir()):
-            try:
-                found.extend(dict(result) for result in Follower(Run.read(folder)).state().evaluations)
-            except AscendrunError:
-                continue  # an evaluation that never began
-    return found
 
 
 def _sum_line(file: CollectedFile) -> str:
@@ -139,17 +139,20 @@ def _files(root: Path) -> "Iterator[tuple[Path, str]]":
 
 
 def _checkpoints_elsewhere(run: Run, state: RunState) -> "Iterator[tuple[Path, str]]":
-    """Yield the checkpoints that the ranks said they wrote outside the run's folder, each once."""
+    """Yield, each once, the checkpoints that the ranks said they wrote outside the run's folder, and what is beside."""
     seen = set()
     for checkpoint in state.checkpoints:
         process = run.plan.ranks[checkpoint["rank"]].process
         folder = process.working_directory or run.run_dir.work_folder(process.folder)
         path = Path(os.path.abspath(os.path.join(folder, str(checkpoint.get("path")))))
-        inside = run.run_dir.root in path.parents
-        if not inside and path not in seen and _KINDS.get(path.suffix) == "checkpoint" and path.is_file():
-            seen.add(path)
-            # Under its whole path: two of one name, in two folders, are two.
-            yield path, f"checkpoints/rank-{checkpoint['rank']}/{path.relative_to(path.anchor)}"
+        if run.run_dir.root in path.parents or _KINDS.get(path.suffix) != "checkpoint" or not path.is_file():
+            continue
+        beside = [path.with_suffix(suffix) for suffix in _BESIDE_CHECKPOINT] + [path.parent / BEST]
+        for one in (path, *beside):
+            if one not in seen and one.is_file() and (one == path or not one.is_symlink()):
+                seen.add(one)
+                # Under its whole path: two of one name, in two folders, are two.
+                yield one, f"checkpoints/rank-{checkpoint['rank']}/{one.relative_to(one.anchor)}"
 
 
 def _write_plan(run: Run, target: Path) -> CollectedFile:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
 from orchestrator.datasets import check_dataset
 from orchestrator.errors import RunDirError, RunNotFoundError, SpecError
+from orchestrator.jobspec import EvaluationSpec
 from orchestrator.launch import begin, compile_cache
 from orchestrator.monitor import Follower
 from orchestrator.plan import RunPlan, plan_evaluation
@@ -22,16 +23,37 @@ from orchestrator.transport import local
 CHECKPOINT_SUFFIXES = (".ckpt", ".safetensors")
 
 
-def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, environment: Mapping[str, str]) -> Run:
+@dataclass(frozen=True)
+class Evaluation:
+    """An evaluation under way: a run of one process in the `evals/` of the run that the checkpoints come from."""
+
+    run: Run
+    evaluated: Run
+    checkpoints: Path  # a file, or a folder of them
+    passed_over: "tuple[Path, ...]" = ()  # other folders of the run with checkpoints
+
+
+def start_evaluation(
+    what: Optional[str],
+    dataset: Optional[str],
+    settings: Sequence[str],
+    store: Store,
+    environment: Mapping[str, str],
+) -> Evaluation:
     """Start the evaluation of a run (None: the newest), a checkpoint or a folder of checkpoints.
 
-    It is a run of one process, in the folder `evals/` of the run that the checkpoints come from.
-    Raises UserError or HostError; nothing is started then.
+    *settings* are `KEY=VALUE` that change the job's config for it. Raises UserError or HostError; nothing is started
+    then.
     """
-    run, checkpoints = _resolve(what, store)
+    run, (checkpoints, *passed_over) = _resolve(what, store)
     spec = run.plan.spec
     if spec.evaluation is None:
         raise SpecError(f"the job {spec.name} names no `evaluation:` module, so its checkpoints cannot be evaluated")
+    module = spec.evaluation.module
+    spec = replace(
+        replace(spec, config={**spec.config, **spec.evaluation.config}).with_settings(settings),
+        evaluation=EvaluationSpec(module),
+    )
     dataset = dataset or run.plan.dataset
     if dataset is None:
         raise SpecError("evaluation needs --dataset DIR")
@@ -41,7 +63,7 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
     stamp = f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(2).hex()}"
     run_dir = RunDir(run.run_dir.evals / stamp)
     plan: RunPlan = plan_evaluation(
-        run.plan,
+        replace(run.plan, spec=spec),
         local.this_host(run.plan.backend),
         checkpoints=str(checkpoints),
         dataset=str(folder),
@@ -49,7 +71,7 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
         created_at=time.time(),
         run_dir=run_dir,
         environment=environment,
-        compile_cache=compile_cache(replace(spec, module=spec.evaluation.module), 1, run.plan.backend),
+        compile_cache=compile_cache(replace(spec, module=module), 1, run.plan.backend),
     )
     evaluation = Run(plan, run_dir)
     try:
@@ -57,11 +79,11 @@ def start_evaluation(what: Optional[str], dataset: Optional[str], store: Store, 
     except OSError as exc:
         raise RunDirError(f"cannot write {run_dir.root}: {exc.strerror}") from exc
     begin(evaluation, lambda: shutil.rmtree(run_dir.root, ignore_errors=True))
-    return evaluation
+    return Evaluation(evaluation, run, checkpoints, tuple(passed_over))
 
 
-def _resolve(what: Optional[str], store: Store) -> "tuple[Run, Path]":
-    """Return the run that *what* belongs to, and the checkpoint or folder to evaluate."""
+def _resolve(what: Optional[str], store: Store) -> "tuple[Run, list[Path]]":
+    """Return the run that *what* belongs to, and the checkpoint or folder to evaluate; after it, others of the run."""
     path = Path(os.path.abspath(os.path.expanduser(what))) if what is not None and not store.knows(what) else None
     if path is not None and (path.suffix in CHECKPOINT_SUFFIXES or (path.is_dir() and not (path / PLAN).exists())):
         if not path.exists():
@@ -70,23 +92,24 @@ def _resolve(what: Optional[str], store: Store) -> "tuple[Run, Path]":
             raise RunNotFoundError(f"{what}: no checkpoint in this folder (*{', *'.join(CHECKPOINT_SUFFIXES)})")
         for folder in path.parents:
             if (folder / PLAN).exists():
-                return Run.read(folder), path
+                return Run.read(folder), [path]
         raise RunNotFoundError(
             f"{what}: it lies in no run and no collected folder, so its job is not known; "
             "evaluate it where it was trained or collected"
         )
     run = store.find(what)
     root = run.run_dir.root
-    folders = sorted({path.parent for suffix in CHECKPOINT_SUFFIXES for path in root.rglob(f"*{suffix}")})
+    found = (path for suffix in CHECKPOINT_SUFFIXES for path in root.rglob(f"*{suffix}"))
+    folders = sorted({path.parent for path in found if not path.name.startswith(".")})  # hidden: not finished
     if not folders:  # the job saves them elsewhere, and told us where
         told = [Path(str(checkpoint.get("path"))) for checkpoint in Follower(run).state().checkpoints]
-        folders = [path.parent for path in told if path.exists()]
+        folders = sorted({path.parent for path in told if path.exists()})
     if not folders:
         raise RunNotFoundError(
             f"run {run.plan.name} has no checkpoint to evaluate; `ascendrun status {run.plan.name}` tells how far it is"
         )
-    return run, folders[0]
+    return run, folders
 
 
 def _has_checkpoints(folder: Path) -> bool:
-    return any(name.endswith(CHECKPOINT_SUFFIXES) for name in os.listdir(folder))
+    return any(name.endswith(CHECKPOINT_SUFFIXES) and not name.startswith(".") for name in os.listdir(folder))

@@ -85,13 +85,15 @@ def keep(subject: Subject, scores: Scores, work_folder: Path, say: Callable[[str
     try:
         return write(beside, stem, text, picture)
     except OSError as exc:
-        say(f"cannot write beside the checkpoint ({beside}: {one_line(exc)}); the result is in {work_folder}")
+        reason = f"cannot write beside the checkpoint ({beside}: {one_line(exc)})"
     try:
-        return write(work_folder, stem, text, picture)
+        kept = write(work_folder, stem, text, picture)
     except OSError as exc:
         raise SknetError(
-            f"the result of {subject.checkpoint} is printed but kept nowhere: {work_folder}: {one_line(exc)}"
+            f"{reason}; nor into {work_folder} ({one_line(exc)}): the result is printed but kept nowhere"
         ) from exc
+    say(f"{reason}; the result is in {work_folder}")
+    return kept
 
 
 def as_text(told: dict[str, Any]) -> str:

@@ -26,8 +26,8 @@ LAYERS = {
               "orchestrator.bundle", "orchestrator.jobfiles", "orchestrator.datasets", "orchestrator.records",
               "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
-                 "orchestrator.evaluate", "orchestrator.models", "orchestrator.report", "orchestrator.logs",
-                 "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler"],
+                 "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
+                 "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

@@ -60,6 +60,11 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{value:.{digits}g}" if isinstance(value, (int, float)) else "-"
 
 
+def share(value: Any) -> str:
+    """Return a share in 0..1 as `94.49%`; `-` where none was told."""
+    return f"{value:.2%}" if isinstance(value, (int, float)) else "-"
+
+
 def of(part: Any, whole: Any) -> str:
     """Return `3/62`, `3`, or `-`."""
     if part is None:
@@ -70,8 +75,13 @@ def of(part: Any, whole: Any) -> str:
 # ── a run ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def run_as_json(run: Run, state: RunState) -> "dict[str, Any]":
-    """Return what `--json` prints of a run. Fields are only ever added."""
+def run_as_json(
+    run: Run,
+    state: RunState,
+    results: "Optional[Sequence[Mapping[str, Any]]]" = None,
+    best: "Optional[Mapping[str, Any]]" = None,
+) -> "dict[str, Any]":
+    """Return what `--json` prints of a run, with *results* of its evaluations where known. Fields are only added."""
     return {
         "run": run.plan.name,
         "run_id": run.plan.run_id,
@@ -89,7 +99,8 @@ def run_as_json(run: Run, state: RunState) -> "dict[str, Any]":
         "supervisors_killed": state.supervisors_killed,
         "ranks": [{**asdict(rank), "phase": rank.phase.value, "tail": list(rank.tail)} for rank in state.ranks],
         "checkpoints": list(state.checkpoints),
-        "evaluations": list(state.evaluations),
+        "evaluations": list(state.evaluations if results is None else results),
+        "best": best,
     }
 
 
@@ -113,15 +124,16 @@ def show_plan(plan: RunPlan) -> None:
 
 
 def show_jobs(specs: Sequence[JobSpec]) -> None:
-    _table(("job", "devices", "what it is"), [[spec.name, str(spec.devices), spec.description] for spec in specs])
+    table(("job", "devices", "what it is"), [[spec.name, str(spec.devices), spec.description] for spec in specs])
 
 
-def show_runs(runs: "Sequence[tuple[Run, RunState]]") -> None:
+def show_runs(runs: "Sequence[tuple[Run, RunState, Optional[Mapping[str, Any]]]]") -> None:
+    """Print a line for each run: its state, and its best result if one was evaluated."""
     if not runs:
         click.echo("no runs yet; `ascendrun launch` starts one")
         return
     rows = []
-    for run, state in runs:
+    for run, state, best in runs:
         lead = state.lead()
         rows.append(
             [
@@ -130,14 +142,16 @@ def show_runs(runs: "Sequence[tuple[Run, RunState]]") -> None:
                 str(len(run.plan.ranks)),
                 of(lead.get("epoch"), lead.get("epochs")),
                 number(lead.get("loss")),
+                share(best.get("top_1_accuracy")) if best else "-",
                 duration(state.duration_s),
                 _when(run.plan.created_at),
             ]
         )
-    _table(("run", "outcome", "ranks", "epoch", "loss", "time", "started"), rows, drop=("started", "ranks", "time"))
+    heads = ("run", "outcome", "ranks", "epoch", "loss", "top-1", "time", "started")
+    table(heads, rows, drop=("started", "ranks", "time"))
 
 
-def show_run(run: Run, state: RunState) -> None:
+def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = None) -> None:
     """Print a run: its outcome, then a line for each rank, then what is worth knowing."""
     click.echo(f"{run.plan.name}: {click.style(headline(state), fg=_COLOURS.get(state.outcome.value))}")
     spent = duration(state.duration_s)
@@ -160,7 +174,7 @@ def show_run(run: Run, state: RunState) -> None:
             ]
         )
     heads = ("rank", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory")
-    _table(heads, rows, drop=("pid", "memory", "CPU", "step time", "images/s"))
+    table(heads, rows, drop=("pid", "memory", "CPU", "step time", "images/s"))
     if state.checkpoints:
         last = state.checkpoints[-1]
         click.echo(
@@ -168,6 +182,8 @@ def show_run(run: Run, state: RunState) -> None:
         )
     for evaluation in state.evaluations:
         show_evaluation(evaluation)
+    if best is not None:
+        click.echo(f"best checkpoint: {best.get('checkpoint')} ({scores(best)})")
     if state.supervisors_killed:
         times = "once" if state.supervisors_killed == 1 else f"{state.supervisors_killed} times"
         click.echo(f"the supervisor of this run was killed {times}; another took over, the ranks ran on")
@@ -220,9 +236,22 @@ def show_evaluation(evaluation: Mapping[str, Any]) -> None:
     click.echo(f"result: {scores} ckpt={evaluation.get('checkpoint')}")
 
 
+def scores(result: Mapping[str, Any]) -> str:
+    """Return what a checkpoint scored, in a few words."""
+    return (
+        f"top-1 {share(result.get('top_1_accuracy'))}, top-5 {share(result.get('top_5_accuracy'))}, "
+        f"loss {number(result.get('loss'))}"
+    )
+
+
+def plain(text: str) -> str:
+    """Return a text without what would reach into the reader's terminal."""
+    return _CONTROL.sub("?", text)
+
+
 def show_line(line: str) -> None:
     """Print a line of a program's output as it is, but for what would reach into the reader's terminal."""
-    click.echo(_CONTROL.sub("?", line).encode("utf-8", "replace"))  # names of files need not be Unicode
+    click.echo(plain(line).encode("utf-8", "replace"))  # names of files need not be Unicode
 
 
 def show_prediction(line: str) -> None:
@@ -230,7 +259,7 @@ def show_prediction(line: str) -> None:
     try:
         said = json.loads(line)
         if "error" in said:
-            say(_CONTROL.sub("?", f"ascendrun: {said['error']}"))
+            say(plain(f"ascendrun: {said['error']}"))
             return
         width = max(len(one["class"]) for one in said["classes"])
         rows = [f"  {one['class']:<{width}}  {one['probability']:7.2%}" for one in said["classes"]]
@@ -260,7 +289,7 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence[str] = ()) -> None:
+def table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence[str] = ()) -> None:
     """Print a table. Columns without a single value are left out, and in a narrow terminal those of *drop* too."""
     from rich.console import Console  # 80 ms, which most verbs need not spend
     from rich.table import Table
@@ -276,12 +305,12 @@ def _table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence
     for head in drop:
         if sum(widths.values()) + 2 * len(widths) > console.width:
             widths.pop(head, None)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for head in widths:
-        table.add_column(head, overflow="fold")
+        grid.add_column(head, overflow="fold")
     for row in cells:
-        table.add_row(*(Text(text, style=style or "") for head, (text, style) in zip(heads, row) if head in widths))
-    console.print(table)
+        grid.add_row(*(Text(text, style=style or "") for head, (text, style) in zip(heads, row) if head in widths))
+    console.print(grid)
 
 
 # ── datasets ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -310,13 +339,13 @@ def show_survey(folder: str, survey: Survey) -> None:
         for label in range(len(survey.parts[0].classes))
     ]
     rows.append(["all", *(f"{part.pictures:,}" for part in survey.parts)])
-    _table(("class", *(part.name for part in survey.parts)), rows)
+    table(("class", *(part.name for part in survey.parts)), rows)
     for warning in survey.warnings:
-        click.echo(_CONTROL.sub("?", f"warning: {warning}"))
+        click.echo(plain(f"warning: {warning}"))
     for damage in survey.damages:
         where = ""
         if damage.record is not None:
             others = f" and {damage.count - 1:,} more of this file" * (damage.count > 1)
             where = f"record {damage.record:,}{others}: "
-        click.echo(_CONTROL.sub("?", f"damaged: {damage.file}: {where}{damage.problem}"))
+        click.echo(plain(f"damaged: {damage.file}: {where}{damage.problem}"))
     click.echo(f"{folder}: {'damaged' if survey.damages else 'fine'}")

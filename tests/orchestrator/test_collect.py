@@ -88,7 +88,7 @@ def test_the_manifest_tells_of_the_run_and_agrees_with_every_file(run: Run, tmp_
         True,
     )
     assert (told["ranks"], told["hosts"], told["backend"]) == (2, ["node1"], "cpu")
-    assert told["evaluations"] == [{"top_1_accuracy": 0.94, "rank": 0}]
+    assert told["evaluations"] == [{"top_1_accuracy": 0.94, "rank": 0, "dataset": None}]
     assert told["files"] == [
         {"path": file.path, "kind": file.kind, "size": file.size, "sha256": file.sha256} for file in files.values()
     ]
