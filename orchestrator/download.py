@@ -199,7 +199,7 @@ def _open(
         if exc.code // 100 == 3:
             phrase += ": redirected in a circle, or to nowhere"
         raise HostError(f"{shown}: the server answers {phrase}; {_OTHER_WAYS}") from exc
-    except (OSError, http.client.HTTPException, UnicodeError) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:  # ValueError: a redirect to no address
         reason = getattr(exc, "reason", None) or exc
         if isinstance(reason, ssl.SSLCertVerificationError):
             raise HostError(

@@ -24,7 +24,7 @@ from typing import Optional
 from orchestrator.datasets import Layout, Source
 from orchestrator.download import Transfer, Wanted, checked_url, download
 from orchestrator.errors import DatasetError, HostError, written_to
-from orchestrator.records import open_data
+from orchestrator.supervisor.progress import open_regular
 from orchestrator.supervisor.rundir import write_atomically
 from orchestrator.unpack import unpack
 
@@ -74,13 +74,13 @@ def fetch(
     sha256 = _checked_sha256(request.sha256, source)
     if folder.exists() and not folder.is_dir():
         raise DatasetError(f"{folder}: not a folder")
-    there = _whole(folder, sha256)
+    there = _whole(folder, source, sha256)
     if there is not None:
         return Fetched(there, was_there=True)
     if request.archive is not None:
         _require_sum(request.archive, sha256)
     with _alone(folder / _WORK, say):
-        there = _whole(folder, sha256)  # another one may have done it while we waited
+        there = _whole(folder, source, sha256)  # another one may have done it while we waited
         if there is not None:
             return Fetched(there, was_there=True)
         _refuse_strangers(folder, layout, source)
@@ -155,17 +155,18 @@ def _lay_out(
     with written_to(folder):
         lines = "".join(f"{digest}  {path}\n" for path, digest in digests.items())
         write_atomically(folder / SUMS, f"{_HEAD}{sha256}\n{lines}")
+        _sync(folder / SUMS)
         for path in digests:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             os.replace(unpacked / path, folder / path)
-        for parent in {(folder / path).parent for path in digests}:
-            _sync_folder(parent)
+        for parent in {folder, *((folder / path).parent for path in digests)}:
+            _sync(parent)
     for part in (folder / _WORK).glob("*.part"):
         part.unlink()
     return digests
 
 
-def _whole(folder: Path, sha256: str) -> "Optional[dict[str, str]]":
+def _whole(folder: Path, source: Source, sha256: str) -> "Optional[dict[str, str]]":
     """Return the files below *folder* and their sums if all are as they were unpacked; None otherwise.
 
     Raises DatasetError where another archive was unpacked there.
@@ -176,6 +177,8 @@ def _whole(folder: Path, sha256: str) -> "Optional[dict[str, str]]":
     origin, digests = recorded
     if origin != sha256:
         raise DatasetError(f"{folder} holds what came from another archive (SHA-256 {origin}); choose another folder")
+    if not digests.keys() >= {member.path for member in source.members.values()}:
+        return None
     try:
         return digests if all(_sha256_of(folder / path) == digest for path, digest in digests.items()) else None
     except DatasetError:
@@ -185,14 +188,14 @@ def _whole(folder: Path, sha256: str) -> "Optional[dict[str, str]]":
 def _record(folder: Path) -> "Optional[tuple[str, dict[str, str]]]":
     """Return the sum of the archive, and those of the files, as SHA256SUMS tells; None where it is not ours."""
     try:
-        with open_data(folder / SUMS) as file:
+        with open_regular(folder / SUMS) as file:
             head, *lines = file.read(1 << 16).decode("utf-8", "replace").splitlines() or [""]
     except OSError:
         return None
-    digests = dict(re.findall(r"^([0-9a-f]{64})  (.+)$", "\n".join(lines), re.MULTILINE))
-    if not head.startswith(_HEAD) or len(digests) != len(lines):
+    if not head.startswith(_HEAD):
         return None
-    return head[len(_HEAD) :], {path: digest for digest, path in digests.items()}
+    entries = (line.partition("  ") for line in lines)
+    return head[len(_HEAD) :], {path: digest for digest, _, path in entries}
 
 
 def _refuse_strangers(folder: Path, layout: Layout, source: Source) -> None:
@@ -200,6 +203,8 @@ def _refuse_strangers(folder: Path, layout: Layout, source: Source) -> None:
     recorded = _record(folder)
     ours: "Mapping[str, str]" = recorded[1] if recorded is not None else {}
     there = [member.path for member in source.members.values() if (folder / member.path).exists()]
+    if recorded is None and (folder / SUMS).exists():
+        there.append(SUMS)
     for part in layout.format.parts:
         there += [str(path.relative_to(folder)) for path in (folder / part.folder).glob(part.pattern)]
     for path in sorted(set(there) - set(ours)):
@@ -212,7 +217,7 @@ def _refuse_strangers(folder: Path, layout: Layout, source: Source) -> None:
 def _sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     try:
-        with open_data(path) as file:
+        with open_regular(path) as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
     except OSError as exc:
@@ -220,8 +225,8 @@ def _sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(handle)
     finally:

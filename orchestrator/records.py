@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Optional
 
 from orchestrator.errors import DatasetError
+from orchestrator.supervisor.progress import open_regular
 
 _BLOCK_RECORDS = 512
 _TELL_EVERY = 32_768  # records
@@ -58,7 +57,7 @@ class RecordFormat:
             if not files:
                 raise DatasetError(f"{folder / part.folder}: no {part.pattern} in it")
             for file in files:
-                with open_data(file) as opened:
+                with open_regular(file) as opened:
                     problem = self.size_problem(opened)
                 if problem is not None:
                     raise DatasetError(f"{file}: {problem}")
@@ -115,15 +114,6 @@ class Survey:
     shared: int = 0  # pictures of a later part that an earlier one has too
 
 
-def open_data(path: Path) -> BinaryIO:
-    """Open a regular file to read. Raises OSError, for a folder, a device or a pipe too: reading one may never end."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(handle, "rb")
-
-
 def survey(
     layout: RecordFormat, folder: Path, class_num: int, tell: "Callable[[int, int], None]", most: int = MOST_COMPARED
 ) -> Survey:
@@ -144,7 +134,7 @@ def survey(
             counts.files += 1
             wrong = _WrongLabels()
             try:
-                with open_data(path) as file:
+                with open_regular(path) as file:
                     problem = layout.size_problem(file)
                     if problem is not None:
                         found.damages.append(Damage(str(path), problem))

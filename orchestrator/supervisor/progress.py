@@ -38,7 +38,7 @@ _LARGEST = 1e300
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file that a program of the user's made. Raises OSError for anything but a regular file.
+    """Open a file that we did not make. Raises OSError for anything but a regular file.
 
     A FIFO or a device in its place must not make us wait for it.
     """

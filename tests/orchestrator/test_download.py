@@ -176,7 +176,7 @@ def test_a_redirect_in_a_circle_is_told_as_one(server: Server, part: Path) -> No
     assert "redirected in a circle" in refused(server, part)
 
 
-@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x"])
+@pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "http://[nowhere/", "//["])
 def test_a_redirect_leads_to_http_only(server: Server, part: Path, target: str) -> None:
     server.script = [f"to {target}"]
     refused(server, part)

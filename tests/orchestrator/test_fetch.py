@@ -194,10 +194,29 @@ def test_a_fetch_that_was_killed_between_two_files_is_completed(server: Server, 
     assert is_whole(tmp_path)
 
 
-def test_a_record_of_files_that_is_not_ours_is_not_believed(server: Server, tmp_path: Path) -> None:
+def test_sums_that_are_not_ours_are_left_alone(server: Server, tmp_path: Path) -> None:
     (tmp_path / "SHA256SUMS").write_text(f"{'0' * 64}  something\n")
+    with pytest.raises(DatasetError, match="SHA256SUMS is there already"):
+        run(tmp_path, FetchRequest(url=server.url, sha256=SUM))
+    assert files_in(tmp_path) == {"SHA256SUMS": f"{'0' * 64}  something\n".encode()}
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_sums_of_ours_that_lack_files_are_not_believed(server: Server, tmp_path: Path, lines: int) -> None:
     run(tmp_path, FetchRequest(url=server.url, sha256=SUM))
+    sums = (tmp_path / "SHA256SUMS").read_text().splitlines(keepends=True)
+    (tmp_path / "SHA256SUMS").write_text("".join(sums[:lines]))
+    for line in sums[lines:]:
+        (tmp_path / line.split()[1]).unlink()
+    assert run(tmp_path, FetchRequest(url=server.url, sha256=SUM)).was_there is False
     assert is_whole(tmp_path)
+
+
+def test_files_that_are_equal_are_all_known_again(tmp_path: Path) -> None:
+    alike = pack({name: records(4) if name.endswith(".bin") else content for name, content in contents().items()})
+    (tmp_path / "archive").write_bytes(alike)
+    request = FetchRequest(archive=tmp_path / "archive", sha256=sha256(alike))
+    assert [run(tmp_path / "data", request).was_there for _ in range(2)] == [False, True]
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
