@@ -7,6 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -46,19 +47,30 @@ class Chosen:
 def choose(what: Optional[str], job: Optional[str], store: Store) -> Chosen:
     """Return the model that *what* means: a file, or of a run (None: the newest) its best or newest checkpoint.
 
-    A file in a run or a collected folder belongs to that run's job, any other to DEFAULT_JOB; *job* overrules both.
-    Raises UserError.
+    A file in a run or a collected folder of this user's belongs to that run's job, any other to DEFAULT_JOB; *job*
+    overrules both. Raises UserError.
     """
     path = Path(os.path.abspath(os.path.expanduser(what))) if what is not None and not store.knows(what) else None
     if path is not None and path.is_file():
-        for folder in path.parents:
-            if (folder / PLAN).exists():
-                run = Run.read(folder)
-                return _of_run(run, path, f"of run {run.plan.name}", job)
+        around = _run_around(path)
+        if around is not None:
+            return _of_run(around, path, f"of run {around.plan.name}", job)
         return Chosen(path, f"taken for one of job {job or DEFAULT_JOB}", jobfiles.load(job or DEFAULT_JOB))
     run = store.find(what)
     path, why = _checkpoint_of(run)
     return _of_run(run, path, why, job)
+
+
+def _run_around(path: Path) -> Optional[Run]:
+    """Return the run or collected folder that the file *path* lies in.
+
+    A plan says which program to start: one that somebody else left further up, in /tmp for instance, is not followed.
+    """
+    for folder in path.parents:
+        with suppress(OSError, RunNotFoundError):  # no file of that name, or another program's
+            if (folder / PLAN).stat().st_uid == os.geteuid():
+                return Run.read(folder)
+    return None
 
 
 def _of_run(run: Run, path: Path, why: str, job: Optional[str]) -> Chosen:
@@ -83,8 +95,8 @@ def _checkpoint_of(run: Run) -> "tuple[Path, str]":
     for path in found:
         try:
             status = path.stat()
-        except OSError:
-            continue  # replaced by a newer one just now
+        except (OSError, ValueError):
+            continue  # replaced by a newer one just now, or told under a name that is none
         if not path.name.startswith(".") and stat.S_ISREG(status.st_mode):
             dated.append((status.st_mtime_ns, path))
     if not dated:
@@ -119,7 +131,7 @@ def start_export(
         "file_name": os.path.abspath(os.path.expanduser(target)) if target is not None else None,
         "dataset_path": chosen.dataset,
     }
-    module = _module(chosen.spec.export, "export", chosen.spec)
+    module = _module(chosen.spec.export, "export", chosen)
     return _start(chosen, lone_argv(module, chosen.python, settings, ["--force"] if force else []), environment)
 
 
@@ -128,16 +140,16 @@ def start_prediction(
 ) -> "subprocess.Popen[bytes]":
     """Start predicting; the child prints a JSON object a line. Raises UserError or HostError."""
     settings: "dict[str, Scalar]" = {"model": str(chosen.path), "top": top, "dataset_path": chosen.dataset}
-    module = _module(chosen.spec.predict, "predict", chosen.spec)
+    module = _module(chosen.spec.predict, "predict", chosen)
     return _start(chosen, lone_argv(module, chosen.python, settings, ["--json", "--", *pictures]), environment)
 
 
-def _module(module: Optional[ModuleSpec], verb: str, spec: JobSpec) -> ModuleSpec:
+def _module(module: Optional[ModuleSpec], verb: str, chosen: Chosen) -> ModuleSpec:
     import importlib.util
 
     if module is None:
-        raise SpecError(f"the job {spec.name} names no `{verb}:` module; --job NAME takes another job's")
-    if importlib.util.find_spec(module.module.partition(".")[0]) is None:
+        raise SpecError(f"the job {chosen.spec.name} names no `{verb}:` module; --job NAME takes another job's")
+    if chosen.python == sys.executable and importlib.util.find_spec(module.module.partition(".")[0]) is None:
         raise SpecError(f"module {module.module}: not installed for {sys.executable}")
     return module
 

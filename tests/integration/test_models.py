@@ -19,7 +19,7 @@ export: {module: own_model, config: {level: 3}}
 predict: {module: own_model}
 """
 MODULE = """
-import json, os, signal, sys, time
+import json, os, signal, subprocess, sys, time
 words = sys.argv[1:]
 if os.environ.get("SLEEP"):
     open("started", "w").write(str(os.getpid()))
@@ -28,6 +28,8 @@ if os.environ.get("SLEEP"):
     except KeyboardInterrupt:
         if os.environ["SLEEP"] == "deaf":
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            helper = subprocess.Popen(["sleep", "100"])  # holds on to our output
+            open("started", "a").write(f" {helper.pid}")
             open("deaf", "w").close()
             time.sleep(100)
         sys.exit(130)
@@ -83,6 +85,14 @@ def test_names_of_pictures_cannot_reach_into_the_terminal(own):
     assert done.stdout.splitlines()[3] == "?.png"
 
 
+@pytest.mark.parametrize(
+    "said", ["[" * 20_000, '{"picture": "x", "classes": [{"class": "a", "probability": 1%s}]}' % ("0" * 400)]
+)
+def test_a_line_that_is_no_prediction_is_shown_as_it_is(own, tmp_path, said):
+    (tmp_path / "installed" / "own_model.py").write_text(f"print({said!r})")
+    assert own("predict", "a.ckpt", "x.png", "--job", "job.yaml").stdout == said + "\n"
+
+
 def test_a_module_that_crashes_is_told_with_its_signal(own):
     done = own("predict", "a.ckpt", "x.png", "crash", "--job", "job.yaml", code=1)
     assert done.stdout.startswith("x.png") and "ended by SIGSEGV" in done.stderr
@@ -117,15 +127,18 @@ def test_ctrl_c_ends_the_child_and_us(own, tmp_path, number):
     assert not is_alive(pid)
 
 
-def test_the_second_ctrl_c_kills_a_child_that_does_not_end(own, tmp_path):
+def test_the_second_ctrl_c_kills_a_child_that_does_not_end_and_what_it_started(own, tmp_path):
     own.environment["SLEEP"] = "deaf"
     process = own.start("predict", "a.ckpt", "x.png", "--job", "job.yaml")
-    pid = started(tmp_path)
+    started(tmp_path)
     process.send_signal(signal.SIGINT)
     wait_for(lambda: (tmp_path / "deaf").exists())
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
-    assert process.returncode == 130 and not is_alive(pid)
+    assert process.returncode == 130
+    pid, helper = map(int, (tmp_path / "started").read_text().split())
+    assert not is_alive(pid)
+    wait_for(lambda: not is_alive(helper))
 
 
 def test_no_child_outlives_us_when_we_are_killed(own, tmp_path):

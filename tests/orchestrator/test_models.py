@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_a_file_of_a_run_belongs_to_its_job_and_any_other_to_the_built_in_one(
     assert models.choose(str(inside), "sknet50-cpu", store).spec.name == "sknet50-cpu", "--job overrules"
 
 
+def test_a_plan_of_another_program_or_another_user_further_up_is_not_followed(
+    run: Run, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside, inside = tmp_path / "model.onnx", run.run_dir.root / "train" / "ckpt" / "net-1_5.ckpt"
+    outside.write_text("weights")
+    (tmp_path / "plan.json").write_text('{"of": "another program"}')
+    assert models.choose(str(outside), None, store).spec.name == models.DEFAULT_JOB
+    monkeypatch.setattr(os, "geteuid", lambda: os.stat(run.run_dir.plan).st_uid + 1)
+    assert models.choose(str(inside), None, store).spec.name == models.DEFAULT_JOB
+
+
 def test_what_is_neither_file_nor_run_is_refused(run: Run, store: Store) -> None:
     with pytest.raises(RunNotFoundError, match="no run named 'rum'; did you mean 'run'"):
         models.choose("rum", None, store)
@@ -82,7 +94,7 @@ def test_what_is_neither_file_nor_run_is_refused(run: Run, store: Store) -> None
 
 
 def test_a_job_without_the_module_or_whose_module_is_not_installed_is_refused(run: Run, store: Store) -> None:
-    chosen = models.choose("run", None, store)
+    chosen = dataclasses.replace(models.choose("run", None, store), python=sys.executable)
     with pytest.raises(SpecError, match=r"module mine.export: not installed"):
         models.start_export(chosen, "onnx", None, {}, force=False)
     bare = dataclasses.replace(chosen, spec=JobSpec(name="bare", module="json"))
