@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,11 +24,17 @@ def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, 
         raise DatasetError(f"nothing makes a sample of layout {layout.name}")
     words = [sys.executable, "-m", layout.sampler, f"--train={train}", f"--test={test}", f"--seed={seed}", "--"]
     with subprocess.Popen(
-        [*words, str(folder)], stderr=subprocess.PIPE, text=True, errors="replace", preexec_fn=die_with_parent
+        [*words, str(folder)],
+        env={**os.environ, "PYTHONSAFEPATH": "1"},  # no file of the folder we stand in becomes a module
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches it by us alone: a second one would end its clearing up
+        preexec_fn=die_with_parent,
     ) as child:
         try:
             _, errors = child.communicate()
-        except KeyboardInterrupt:  # a terminal sends it to both of us, `kill -INT` to us alone
+        except KeyboardInterrupt:
             child.send_signal(signal.SIGINT)
             child.communicate()
             raise

@@ -80,14 +80,15 @@ def fetch_command(
                 output.say,
             )
     except KeyboardInterrupt:
-        output.say("what has come so far is kept; the same command goes on from there")
+        if archive is None:
+            output.say("what has come so far is kept; the same command goes on from there")
         raise
     if as_json:
         output.print_json({"folder": folder, "was_there": done.was_there, "files": done.files})
     elif done.was_there:
-        click.echo(f"{folder}: already here and whole, {len(done.files)} files")
+        output.show_line(f"{folder}: already here and whole, {len(done.files)} files")
     else:
-        click.echo(f"{folder}: {len(done.files)} files, checksum proven")
+        output.show_line(f"{folder}: {len(done.files)} files, checksum proven")
     return 0
 
 

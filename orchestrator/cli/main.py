@@ -76,7 +76,9 @@ def main() -> None:
         code = ascendrun.main(standalone_mode=False)
         sys.stdout.flush()
     except AscendrunError as exc:
-        click.echo(f"ascendrun: {exc}", err=True)
+        from orchestrator.cli import output  # help is instant without it
+
+        output.say(f"ascendrun: {exc}")  # it may quote a server, or names of files
         code = exc.exit_code
     except click.exceptions.Abort:
         click.echo("ascendrun: interrupted", err=True)

@@ -28,11 +28,12 @@ _COLOURS = {"running": "cyan", "succeeded": "green", "failed": "red", "lost": "r
 
 def say(text: str) -> None:
     """Tell the person something; standard output stays for results."""
-    click.echo(text, err=True)
+    click.echo(plain(text), err=True)
 
 
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    click.echo(text.encode("utf-8", "backslashreplace"))  # a name that is no Unicode gets JSON's own escapes
 
 
 def duration(seconds: Optional[float]) -> str:
@@ -259,12 +260,12 @@ def show_prediction(line: str) -> None:
     try:
         said = json.loads(line)
         if "error" in said:
-            say(plain(f"ascendrun: {said['error']}"))
+            say(f"ascendrun: {said['error']}")
             return
         width = max(len(one["class"]) for one in said["classes"])
         rows = [f"  {one['class']:<{width}}  {one['probability']:7.2%}" for one in said["classes"]]
         text = "\n".join([str(said["picture"]), *rows])
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError):
         text = line  # some other word of the job's module
     show_line(text)
 
@@ -341,11 +342,11 @@ def show_survey(folder: str, survey: Survey) -> None:
     rows.append(["all", *(f"{part.pictures:,}" for part in survey.parts)])
     table(("class", *(part.name for part in survey.parts)), rows)
     for warning in survey.warnings:
-        click.echo(plain(f"warning: {warning}"))
+        show_line(f"warning: {warning}")
     for damage in survey.damages:
         where = ""
         if damage.record is not None:
             others = f" and {damage.count - 1:,} more of this file" * (damage.count > 1)
             where = f"record {damage.record:,}{others}: "
-        click.echo(plain(f"damaged: {damage.file}: {where}{damage.problem}"))
-    click.echo(f"{folder}: {'damaged' if survey.damages else 'fine'}")
+        show_line(f"damaged: {damage.file}: {where}{damage.problem}")
+    show_line(f"{folder}: {'damaged' if survey.damages else 'fine'}")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -164,6 +167,35 @@ def test_damage_is_told_with_file_and_record_and_in_json(cli) -> None:
     assert [(damage["record"], damage["count"]) for damage in told["damages"]] == [(10, 2), (None, 1)]
     fine = json.loads(cli("data", "check", "data", "--class-num", "78", "--json", code=2).stdout)
     assert fine["parts"][0]["classes"][77] == 2
+
+
+def test_a_server_cannot_reach_into_the_terminal(cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def answer() -> None:
+            connection, _ = other.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\x1b]0;owned\x07 hello\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        done = cli("data", "fetch", "cifar", "--url", f"http://127.0.0.1:{other.getsockname()[1]}/x", code=3)
+        thread.join()
+    assert "no connection: ?]0;owned? hello" in done.stderr
+
+
+def test_names_of_files_need_not_be_unicode(cli) -> None:
+    cli.environment["PYTHONIOENCODING"] = "utf-8:strict"  # as a terminal of a language has it
+    folder = make_folder(cli.folder / os.fsdecode(b"data\xff"), records(10), records(10, salt=1))
+    assert cli("data", "check", folder.name).stdout.endswith("data?: fine\n")
+    assert json.loads(cli("data", "check", folder.name, "--json").stdout)["folder"] == folder.name
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python cannot be told so before 3.11")
+def test_no_file_of_the_folder_we_stand_in_becomes_a_module_of_the_sampler(cli) -> None:
+    (cli.folder / "colorsys.py").write_text("raise SystemExit(7)")
+    cli("data", "sample", "small", "--train", "10", "--test", "10")
 
 
 def test_data_alone_prints_its_help(cli) -> None:
