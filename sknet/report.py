@@ -74,7 +74,10 @@ def keep(subject: Subject, scores: Scores, work_folder: Path, say: Callable[[str
     Each appears whole or not at all. Raises SknetError when neither folder takes them.
     """
     text = as_text(record(subject, scores))
-    title = f"{subject.checkpoint.name} on {subject.dataset}\ntop-1 {scores.top_1_accuracy:.2%} of {scores.pictures:,} pictures"
+    title = (
+        f"{subject.checkpoint.name} on {subject.dataset}\n"
+        f"top-1 {scores.top_1_accuracy:.2%} of {scores.pictures:,} pictures"
+    )
     try:
         picture = draw_confusion(scores, subject.classes, title)
     except ImportError as exc:
