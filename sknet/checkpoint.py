@@ -103,7 +103,7 @@ def prepare_folder(folder: Path) -> None:
     ours = Path(UNFINISHED.format(stem="*", host=socket.gethostname(), pid="*"))
     for path in (*folder.glob(ours.name), *folder.glob(ours.with_suffix(".tmp").name)):  # MindSpore writes the second
         pid = path.name.split(".")[-3]
-        if pid.isdigit() and not alive(int(pid)):
+        if pid.isdecimal() and not alive(int(pid)):
             remove(path)
 
 
@@ -111,7 +111,7 @@ def alive(pid: int) -> bool:
     """Return whether this host has a process of that number."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:
         pass  # it is there, but not ours
@@ -201,6 +201,12 @@ class Keeper:
 
         began = time.monotonic()
         path = self._folder / f"{origin.net}-{origin.epoch}_{origin.step}.ckpt"
+        spoilt = [name for name in names if not np.isfinite(self._memory[name]).all()]
+        if spoilt:  # the loss, which comes before the update, tells only at the next step, if there is one
+            raise SknetError(
+                f"epoch {origin.epoch} step {origin.step} left numbers in {spoilt[0]} that are not finite: {path.name} "
+                f"is not written; lower --lr_max or, in half precision, --loss_scale"
+            )
         data = [{"name": name, "data": ms.Tensor.from_numpy(self._memory[name])} for name in names]
         entries = {name: getattr(origin, name) for name in ENTRIES}
         if course:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sknet.config import check_range, keys_of
 from sknet.errors import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ COURSE = "course"
 STATE = "state."
 NAME = re.compile(r"(?P<net>.+)-(?P<epoch>\d+)_(?P<step>\d+)\.ckpt")
 UNFINISHED = ".{stem}.{host}.{pid}.unfinished.ckpt"  # not matched by NAME; host and process are who writes it
+MOST_BYTES = 1 << 20  # a sidecar is a page of text
 CRC_MARK = b"crc_num"  # ends a checkpoint, with the CRC-32 of all before it in 10 bytes
 
 
@@ -116,8 +118,9 @@ def sha256_of(path: Path) -> str:
 def sidecar_of(path: Path) -> dict[str, Any]:
     """Return what a checkpoint's sidecar says; nothing when it has none that can be read."""
     try:
-        told = json.loads(path.with_suffix(".json").read_bytes())
-    except (OSError, ValueError):
+        with open(path.with_suffix(".json"), "rb") as file:
+            told = json.loads(file.read(MOST_BYTES))
+    except (OSError, ValueError, RecursionError):
         return {}
     return told if isinstance(told, dict) else {}
 
@@ -144,10 +147,10 @@ def describe(path: Path) -> Contents:
     """Return what a checkpoint holds.
 
     Makes no Tensor: on Ascend the ranks must have met before the first one. Raises InputError when the file cannot be
-    read, is cut short or damaged.
+    read, is cut short or damaged, or is of a net that cannot be.
     """
+    stored = parsed(path)
     try:
-        stored = parsed(path)
         ours = {value.tag: value.tensor for value in stored.value if value.tag in (*ENTRIES, COURSE)}
         shapes = {
             value.tag: tuple(value.tensor.dims)
@@ -158,12 +161,18 @@ def describe(path: Path) -> Contents:
         if all(name in ours for name in ENTRIES):
             whole = {name: int.from_bytes(ours[name].tensor_content, "little") for name in ENTRIES if name != "net"}
             origin = Origin(net=text_of(ours["net"]), **whole)
+            for name in ("net", "class_num", "image_size"):
+                check_range(keys_of("train")[name], getattr(origin, name))
         if COURSE in ours:
             told = json.loads(text_of(ours[COURSE]))
             course = Course(**{field.name: told[field.name] for field in fields(Course)})
+            if not (isinstance(course.settings, dict) and isinstance(course.loss_sum, float)):
+                raise TypeError("its course cannot be")
         return Contents(origin, course, shapes)
-    except (ValueError, KeyError, TypeError) as exc:
+    except (ValueError, KeyError, TypeError, RecursionError) as exc:
         raise unreadable(path, exc) from exc
+    except InputError as exc:
+        raise InputError(f"{path}: {exc}") from exc
 
 
 def text_of(tensor: Checkpoint.Value) -> str:
@@ -190,7 +199,7 @@ def parsed(path: Path) -> Checkpoint:
         stored.ParseFromString(body)
         if not stored.value:
             raise ValueError("it is empty")
-    except (OSError, ValueError, DecodeError) as exc:
+    except (OSError, ValueError, DecodeError, MemoryError) as exc:
         raise unreadable(path, exc) from exc
     return stored
 

@@ -86,7 +86,7 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
     start = resume.newest(Path(config.resume)) if config.resume else None
     if start:
         resume.check(start, config, steps, world.ranks, len(pictures))
-        if start.done == config.epoch_size * steps:
+        if start.done >= config.epoch_size * steps:
             print(f"{start.path}: this run is complete, all {config.epoch_size} epochs; nothing to do", flush=True)
             progress.phase("finish")
             return

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import threading
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from sknet.checkpoint import (
     prepare_folder,
     read,
     read_all,
+    sidecar_of,
     tensors_of,
     verify,
 )  # fmt: skip
@@ -141,14 +143,15 @@ def test_what_killed_writers_left_is_cleared_away_and_living_ones_are_left_alone
     here, elsewhere = socket.gethostname(), "another-host"
     left = {
         (host, pid): tmp_path / UNFINISHED.format(stem="a-1_2", host=host, pid=pid)
-        for host, pid in ((here, gone.pid), (here, os.getpid()), (here, 1), (elsewhere, gone.pid))
+        for host, pid in ((here, gone.pid), (here, 10**20), (here, os.getpid()), (here, 1), (elsewhere, gone.pid))
     }
     for path in left.values():
         path.write_bytes(b"half")
         path.with_suffix(".tmp").write_bytes(b"quarter")  # MindSpore's own
     prepare_folder(tmp_path)
-    assert {key for key, path in left.items() if not path.exists()} == {(here, gone.pid)}
-    assert {key for key, path in left.items() if not path.with_suffix(".tmp").exists()} == {(here, gone.pid)}
+    dead = {(here, gone.pid), (here, 10**20)}
+    assert {key for key, path in left.items() if not path.exists()} == dead
+    assert {key for key, path in left.items() if not path.with_suffix(".tmp").exists()} == dead
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
@@ -252,6 +255,30 @@ def test_a_resumed_run_counts_its_earlier_checkpoints_among_those_to_keep(tmp_pa
     resumed.save(tiny(), origin(2, step=6), course("ours"))
     assert [path.stem for path in find(tmp_path)] == [f"sknet_tiny-{name}" for name in ("1_2", "2_4", "2_6", "3_4")]
     assert len(list(tmp_path.glob("*.json"))) == 4
+
+
+def test_weights_that_are_not_finite_are_not_written_and_displace_no_checkpoint(tmp_path: Path) -> None:
+    keeper, tensors = Keeper(tmp_path, 1), tiny()
+    keeper.save(tensors, origin(1))
+    tensors["head.bias"].set_data(ms.Tensor(np.full(10, np.inf, np.float32)))
+    with pytest.raises(SknetError, match=r"epoch 2 step 4 left numbers in head\.bias that are not finite"):
+        keeper.save(tensors, origin(2))
+    assert [path.name for path in find(tmp_path)] == ["sknet_tiny-1_4.ckpt"]
+
+
+@pytest.mark.parametrize("change", [{"settings": ["batch_size"]}, {"loss_sum": "much"}])
+def test_a_course_that_cannot_be_is_refused(tmp_path: Path, change: dict) -> None:
+    course = {"run": "a run", "steps_per_epoch": 4, "ranks": 1, "pictures": 130, "loss_sum": 1.0, "settings": {}}
+    entries = {**asdict(origin(1)), "course": json.dumps({**course, **change})}
+    ms.save_checkpoint(build("sknet_tiny", 10), str(tmp_path / "a-1_4.ckpt"), append_dict=entries)
+    with pytest.raises(InputError, match="its course cannot be"):
+        describe(tmp_path / "a-1_4.ckpt")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", "{"])
+def test_a_sidecar_that_is_none_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a-1_4.json").write_text(text)
+    assert sidecar_of(tmp_path / "a-1_4.ckpt") == {}
 
 
 def test_checkpoints_are_found_in_the_order_of_epoch_and_step(tmp_path: Path) -> None:
