@@ -91,9 +91,11 @@ def classify(model: Model, batch: Sequence[tuple[Path, np.ndarray]], size: int, 
     description = model.description
     numbers = np.minimum(np.arange(size), len(batch) - 1)
     pixels = np.stack([pixels for _, pixels in batch])[numbers]  # (size, 3, SIDE, SIDE)
-    logits = model.logits(prepare(pixels, description.image_size))[: len(batch)]  # (B, classes)
-    if logits.shape != (len(batch), len(description.classes)):
-        raise InputError(f"the model gives {logits.shape[-1]} classes, its description {len(description.classes)}")
+    logits = model.logits(prepare(pixels, description.image_size))  # (size, classes)
+    if logits.shape != (size, len(description.classes)):
+        found = "x".join(map(str, logits.shape[1:])) or "no"
+        raise InputError(f"the model gives {found} classes, its description {len(description.classes)}")
+    logits = logits[: len(batch)]
     if not np.isfinite(logits).all():
         raise InputError("the model's output is not a number: its weights are damaged, or their training diverged")
     for (path, _), chances in zip(batch, softmax(logits)):
@@ -121,7 +123,8 @@ def tell(record: Mapping[str, Any], *, as_json: bool) -> None:
         print(f"sknet.predict: {record['error']}", file=sys.stderr, flush=True)
     else:
         chances = "  ".join(f"{one['class']} {one['probability']:.2%}" for one in record["classes"])
-        print(f"{record['picture']}: {chances}", flush=True)
+        name = record["picture"].encode(errors="backslashreplace").decode()  # which need not be UTF-8
+        print(f"{name}: {chances}", flush=True)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def logits_of(cell: nn.Cell) -> Logits:
     def run(pictures: np.ndarray) -> np.ndarray:
         try:
             logits: np.ndarray = cell(ms.Tensor(pictures)).asnumpy()
-        except (RuntimeError, ValueError, TypeError) as exc:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as exc:  # the last of a model with two outputs
             raise InputError(f"the model cannot run on pictures {pictures.shape}: {one_line(exc)}") from exc
         return logits
 
@@ -160,13 +160,11 @@ def open_onnx(path: Path) -> tuple[Description, Logits]:
         raise InputError(f"{path}: its metadata are damaged ({exc})") from exc
     if not record:
         raise InputError(f"{path} does not say its classes and pictures: sknet.export did not write it")
-    name = session.get_inputs()[0].name
 
     def run(pictures: np.ndarray) -> np.ndarray:
         try:
-            logits: np.ndarray = session.run(None, {name: pictures})[0]
+            return np.asarray(session.run(None, {session.get_inputs()[0].name: pictures})[0], np.float32)
         except Exception as exc:  # as above
             raise InputError(f"{path} cannot run on pictures {pictures.shape}: {one_line(exc)}") from exc
-        return logits
 
     return Description.from_record(record, path), run

@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from sknet import export, predict, runtime
+from sknet.checkpoint import Keeper, Origin, tensors_of
 from sknet.dataset import TEST, open_pictures
 from sknet.errors import InputError
+from sknet.model import build
 from sknet.pictures import read, read_all
 from tests.sknet.conftest import ROOT, plain_environment
 from tests.sknet.models import save_trained
@@ -225,6 +227,16 @@ def test_bad_pictures_cost_a_line_each_and_the_good_ones_are_predicted(
     assert len(written.out.splitlines()) == 2 and len(written.err.splitlines()) == 2
 
 
+def test_a_picture_may_have_a_name_that_is_not_utf_8(models: Path, folder_of_pictures: Path, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(name, "wb") as file:
+        file.write((folder_of_pictures / "0.png").read_bytes())
+    command = [sys.executable, "-m", "sknet.predict", f"--model={models}/model.onnx", name]
+    done = subprocess.run(command, capture_output=True, text=True, env=plain_environment(), timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert r"caf\udce9.png: " in done.stdout
+
+
 # ── models ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -283,3 +295,46 @@ def test_an_onnx_model_of_somebody_else_is_refused(tmp_path: Path, models: Path)
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(InputError, match="did not write it"):
         runtime.open_model(tmp_path / "other.onnx", CPU)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape", "words"),
+    [([], (1, 10), "cannot run on pictures"), (["pictures"], (), "the model gives no classes, its description 10")],
+)
+def test_an_onnx_model_of_another_form_is_refused_in_one_line(
+    tmp_path: Path, models: Path, folder_of_pictures: Path, inputs: "list[str]", shape: "tuple[int, ...]", words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    import onnx
+    from onnx import TensorProto, helper
+
+    value = helper.make_tensor("logits", TensorProto.FLOAT, shape, [0.0] * int(np.prod(shape)))
+    graph = helper.make_graph(
+        [helper.make_node("Constant", [], ["logits"], value=value)],
+        "other",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, shape)],
+    )
+    whole = onnx.load(models / "model.onnx")
+    whole.graph.CopyFrom(graph)
+    onnx.save(whole, tmp_path / "other.onnx")
+    assert predict.main([f"--model={tmp_path}/other.onnx", str(folder_of_pictures)], {}) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        (Origin("another", 10, 32, 1, 1), "net 'another' must be one of"),
+        (Origin("sknet_tiny", 10**7, 32, 1, 1), "class_num 10000000 must be at most 256"),
+        (Origin("sknet_tiny", 10, 10**6, 1, 1), "image_size 1000000 must be at most 1024"),
+    ],
+)
+def test_a_checkpoint_of_a_net_that_cannot_be_is_refused_in_one_line(
+    tmp_path: Path, origin: Origin, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Keeper(tmp_path, 1).save(tensors_of(build("sknet_tiny", 10)), origin).path
+    assert predict.main([f"--model={path}", "any.png"], {}) == 2
+    said = capsys.readouterr().err
+    assert str(path) in said and words in said and said.count("\n") == 1
