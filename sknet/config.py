@@ -77,7 +77,7 @@ class Config:
     )
     image_size: int = key(224, "pixels: pictures are resized to this many squared", least=8, most=1024)
     batch_size: int = key(32, "pictures per device and step", least=1, most=65536)
-    epoch_size: int = key(90, "epochs of the whole schedule", least=1)
+    epoch_size: int = key(90, "epochs of the whole schedule", least=1, most=10_000)
     pretrain_epoch_size: int = key(0, "epochs that pre_trained has behind it; training goes on after them", least=0)
     pre_trained: str | None = key(None, "checkpoint whose weights to start from; for all else see resume")
     resume: str | None = key(

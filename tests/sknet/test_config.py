@@ -73,6 +73,7 @@ def test_both_spellings_of_a_value_and_any_case_of_a_boolean_are_read() -> None:
         (["--momentum=1"], "below 1"),
         (["--save_checkpoint=yes"], "true or false"),
         (["--lr_max=0.001"], "lr_max 0.001"),
+        (["--epoch_size=99999999999999999999"], "must be at most 10000"),
         (["--epoch_size=3"], "warmup_epochs 5 must be below epoch_size 3"),
         (["--pretrain_epoch_size=90"], "below epoch_size"),
         (["--pretrain_epoch_size=3"], "needs pre_trained"),
