@@ -7,13 +7,13 @@ ONNX, into the model's metadata too, one property a field.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sknet import checkpoint_file
 from sknet.config import check_range, keys_of
 from sknet.dataset import DEVIATION, MEAN, SIDE, TRAIN
 from sknet.errors import InputError
@@ -117,11 +117,7 @@ def read_beside(model: Path) -> Description | None:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal. Raises InputError when it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+        return checkpoint_file.sha256_of(path)
     except OSError as exc:
         raise InputError(f"{path}: {exc.strerror}") from exc
-    return digest.hexdigest()
