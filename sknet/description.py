@@ -13,14 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sknet import checkpoint_file
+from sknet import checkpoint_file, classes
 from sknet.config import check_range, keys_of
-from sknet.dataset import DEVIATION, MEAN, SIDE, TRAIN
+from sknet.dataset import DEVIATION, MEAN, SIDE
 from sknet.errors import InputError
 
 # In the order of their labels. Source: https://www.cs.toronto.edu/~kriz/cifar.html.
 CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-NAMES_FILE = "batches.meta.txt"  # one name a line, as the published archive has it
 MOST_BYTES = 1 << 20  # a description is a page of text
 PREPROCESSING = {
     "preprocessing": "RGB; the whole picture resized to source_size squared; divided by divisor; minus mean, over "
@@ -77,15 +76,8 @@ class Description:
 
 def class_names(class_num: int, dataset_path: str | None) -> tuple[str, ...]:
     """Return the names of the classes: the dataset's own, else CIFAR-10's for ten classes, else their numbers."""
-    if dataset_path:
-        try:
-            with open(Path(dataset_path) / TRAIN[0] / NAMES_FILE, encoding="utf-8") as file:
-                names = tuple(file.read(MOST_BYTES).split())
-        except (OSError, ValueError):
-            names = ()  # most datasets have none
-        if len(names) == class_num:
-            return names
-    return CIFAR_10 if class_num == len(CIFAR_10) else tuple(map(str, range(class_num)))
+    names = classes.class_names(class_num, dataset_path)
+    return CIFAR_10 if names == tuple(map(str, range(len(CIFAR_10)))) else names
 
 
 def path_beside(model: Path) -> Path:
