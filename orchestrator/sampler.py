@@ -7,11 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.datasets import Layout
 from orchestrator.errors import DatasetError, HostError
 from orchestrator.supervisor.linux import die_with_parent
+
+_PATIENCE_S = 2.0  # enough to clear up after an interrupt
 
 
 def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, say: "Callable[[str], None]") -> int:
@@ -29,14 +32,16 @@ def make_sample(layout: Layout, folder: Path, train: int, test: int, seed: int, 
         stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches it by us alone: a second one would end its clearing up
+        start_new_session=True,  # Ctrl-C reaches it by us alone: a second one at once would disturb its clearing up
         preexec_fn=die_with_parent,
     ) as child:
         try:
             _, errors = child.communicate()
         except KeyboardInterrupt:
-            child.send_signal(signal.SIGINT)
-            child.communicate()
+            while child.poll() is None:  # again and again: C code that is at work may swallow one
+                child.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(_PATIENCE_S)
             raise
     lines = errors.strip().splitlines()
     if child.returncode < 0:
