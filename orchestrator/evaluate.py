@@ -16,7 +16,7 @@ from orchestrator.jobspec import EvaluationSpec
 from orchestrator.launch import begin, compile_cache
 from orchestrator.monitor import Follower
 from orchestrator.plan import RunPlan, plan_evaluation
-from orchestrator.store import Run, Store
+from orchestrator.store import Run, Store, run_around
 from orchestrator.supervisor.rundir import PLAN, RunDir
 from orchestrator.transport import local
 
@@ -90,9 +90,9 @@ def _resolve(what: Optional[str], store: Store) -> "tuple[Run, list[Path]]":
             raise RunNotFoundError(f"{what}: no such checkpoint")
         if path.is_dir() and not _has_checkpoints(path):
             raise RunNotFoundError(f"{what}: no checkpoint in this folder (*{', *'.join(CHECKPOINT_SUFFIXES)})")
-        for folder in path.parents:
-            if (folder / PLAN).exists():
-                return Run.read(folder), [path]
+        around = run_around(path)
+        if around is not None:
+            return around, [path]
         raise RunNotFoundError(
             f"{what}: it lies in no run and no collected folder, so its job is not known; "
             "evaluate it where it was trained or collected"

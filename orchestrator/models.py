@@ -7,7 +7,6 @@ import os
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional
@@ -18,9 +17,8 @@ from orchestrator.evaluate import CHECKPOINT_SUFFIXES
 from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
 from orchestrator.monitor import Follower
 from orchestrator.plan import MEETING_VARIABLES, lone_argv, lone_variables
-from orchestrator.store import Run, Store
+from orchestrator.store import Run, Store, run_around
 from orchestrator.supervisor.progress import open_regular
-from orchestrator.supervisor.rundir import PLAN
 from orchestrator.transport import local
 
 if TYPE_CHECKING:
@@ -52,25 +50,13 @@ def choose(what: Optional[str], job: Optional[str], store: Store) -> Chosen:
     """
     path = Path(os.path.abspath(os.path.expanduser(what))) if what is not None and not store.knows(what) else None
     if path is not None and path.is_file():
-        around = _run_around(path)
+        around = run_around(path)
         if around is not None:
             return _of_run(around, path, f"of run {around.plan.name}", job)
         return Chosen(path, f"taken for one of job {job or DEFAULT_JOB}", jobfiles.load(job or DEFAULT_JOB))
     run = store.find(what)
     path, why = _checkpoint_of(run)
     return _of_run(run, path, why, job)
-
-
-def _run_around(path: Path) -> Optional[Run]:
-    """Return the run or collected folder that the file *path* lies in.
-
-    A plan says which program to start: one that somebody else left further up, in /tmp for instance, is not followed.
-    """
-    for folder in path.parents:
-        with suppress(OSError, RunNotFoundError):  # no file of that name, or another program's
-            if (folder / PLAN).stat().st_uid == os.geteuid():
-                return Run.read(folder)
-    return None
 
 
 def _of_run(run: Run, path: Path, why: str, job: Optional[str]) -> Chosen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -149,6 +149,18 @@ class Store:
         except OSError as exc:
             raise RunDirError(f"cannot read the index of runs {self.links}: {exc.strerror}") from exc
         return [name for _, name in sorted(aged, reverse=True)]
+
+
+def run_around(path: Path) -> Optional[Run]:
+    """Return the run or collected folder that the file *path* lies in.
+
+    A plan says which program to start: one that somebody else left further up, in /tmp for instance, is not followed.
+    """
+    for folder in path.parents:
+        with suppress(OSError, RunNotFoundError):  # no file of that name, or another program's
+            if (folder / PLAN).stat().st_uid == os.geteuid():
+                return Run.read(folder)
+    return None
 
 
 def _make_folder(root: Path) -> None:

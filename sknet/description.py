@@ -13,13 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sknet import checkpoint_file, classes
+from sknet import checkpoint_file
 from sknet.config import check_range, keys_of
 from sknet.dataset import DEVIATION, MEAN, SIDE
 from sknet.errors import InputError
 
 # In the order of their labels. Source: https://www.cs.toronto.edu/~kriz/cifar.html.
-CIFAR_10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MOST_BYTES = 1 << 20  # a description is a page of text
 PREPROCESSING = {
     "preprocessing": "RGB; the whole picture resized to source_size squared; divided by divisor; minus mean, over "
@@ -72,12 +71,6 @@ class Description:
         if other:
             raise InputError(f"{source}: its pictures are prepared otherwise than here: {', '.join(other)}")
         return description
-
-
-def class_names(class_num: int, dataset_path: str | None) -> tuple[str, ...]:
-    """Return the names of the classes: the dataset's own, else CIFAR-10's for ten classes, else their numbers."""
-    names = classes.class_names(class_num, dataset_path)
-    return CIFAR_10 if names == tuple(map(str, range(len(CIFAR_10)))) else names
 
 
 def path_beside(model: Path) -> Path:

@@ -16,8 +16,9 @@ import numpy as np
 
 from sknet import checkpoint
 from sknet.checkpoint import one_line
+from sknet.classes import class_names
 from sknet.config import Config
-from sknet.description import Description, class_names, path_beside, read_beside
+from sknet.description import Description, path_beside, read_beside
 from sknet.errors import InputError
 
 if TYPE_CHECKING:

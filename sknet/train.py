@@ -208,6 +208,11 @@ class Training:
             if self.skipped > skipped_before:
                 print(f"the update of epoch {epoch} step {number} is skipped: loss scale {before:g} made its gradients "
                       f"overflow, {self.scale:g} is next", flush=True)  # fmt: skip
+                if before == self.scale:  # it cannot fall any further: no update would ever be made again
+                    raise DivergedError(
+                        f"gradients overflow at epoch {epoch} step {number} even with a loss scale of {before:g}; "
+                        f"lower --lr_max, or choose --amp_level=O0"
+                    )
         self.progress.write(
             "step",
             epoch=epoch,

@@ -18,7 +18,6 @@ from PIL import Image
 from sknet import export, predict, runtime
 from sknet.checkpoint import Keeper, Origin, tensors_of
 from sknet.dataset import TEST, open_pictures
-from sknet.description import CIFAR_10, class_names
 from sknet.errors import InputError
 from sknet.model import build
 from sknet.pictures import read, read_all
@@ -339,10 +338,3 @@ def test_a_checkpoint_of_a_net_that_cannot_be_is_refused_in_one_line(
     assert predict.main([f"--model={path}", "any.png"], {}) == 2
     said = capsys.readouterr().err
     assert str(path) in said and words in said and said.count("\n") == 1
-
-
-def test_classes_are_called_as_the_dataset_calls_them_else_as_cifar_10_does(tmp_path: Path) -> None:
-    (tmp_path / "batches.meta.txt").write_text("ice cream\ntea\n")
-    assert class_names(2, str(tmp_path)) == ("ice cream", "tea")
-    assert class_names(10, str(tmp_path)) == class_names(10, None) == CIFAR_10
-    assert class_names(3, None) == ("0", "1", "2")
