@@ -19,10 +19,10 @@ def choose_device(wanted: str, device_id: int) -> str:
     ms.set_context(mode=ms.GRAPH_MODE)
     target = ms.get_context("device_target") if wanted == "auto" else wanted
     try:
-        if target == "CPU":
-            ms.set_device(target)
-        else:
+        if target != "CPU":
             ms.set_device(target, device_id)
+        elif ms.get_context("device_target") != target:  # MindSpore takes no setting twice once anything was computed
+            ms.set_device(target)
     except (RuntimeError, ValueError) as exc:
         raise InputError(
             f"this machine, or this build of MindSpore, has no {target}; try --device_target=auto"

@@ -65,6 +65,7 @@ def test_leaving_in_the_midst_ends_the_thread_and_reads_no_further() -> None:
 
 def test_an_interrupt_reaches_the_step_that_waits_for_data() -> None:
     asked, stuck = threading.Event(), threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # MindSpore has its own, once it has computed anything
 
     def items() -> Iterator[int]:
         asked.wait(10)
