@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,23 @@ def small_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dataset")
     sample.make(folder, 130, 70)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_mode() -> Iterator[None]:
+    """Give the next test MindSpore's own mode again, whatever this one chose."""
+    yield
+    if mindspore := sys.modules.get("mindspore"):
+        mindspore.set_context(mode=mindspore.PYNATIVE_MODE)
+
+
+@pytest.fixture
+def graph_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile, as training does, in a folder that the compiler may write to when it fails."""
+    import mindspore
+
+    monkeypatch.chdir(tmp_path)
+    mindspore.set_context(mode=mindspore.GRAPH_MODE)
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -82,15 +81,6 @@ def randomise(net: nn.Cell, rng: np.random.Generator) -> None:
         else:
             value = parameter.asnumpy() * rng.uniform(0.5, 1.5, parameter.shape) * (0.3 if cell == "head" else 1.0)
         parameter.set_data(ms.Tensor(value.astype(np.float32)))
-
-
-@pytest.fixture
-def graph_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Compile, as training does, in a folder that the compiler may write to when it fails."""
-    monkeypatch.chdir(tmp_path)
-    ms.set_context(mode=ms.GRAPH_MODE)
-    yield
-    ms.set_context(mode=ms.PYNATIVE_MODE)
 
 
 class LossAndLogits(nn.Cell):

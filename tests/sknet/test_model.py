@@ -74,8 +74,8 @@ def test_layers_are_a_matter_of_configuration() -> None:
 
 
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.usefixtures("graph_mode")
 def test_a_grouped_convolution_is_the_same_split_into_its_groups(stride: int, dilation: int) -> None:
-    ms.set_context(mode=ms.GRAPH_MODE)
     native, split = (
         parts(split).convolution(12, 24, 3, stride=stride, dilation=dilation, groups=4) for split in (False, True)
     )
@@ -92,8 +92,8 @@ def test_a_grouped_convolution_is_the_same_split_into_its_groups(stride: int, di
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+@pytest.mark.usefixtures("graph_mode")
 def test_a_pointwise_convolution_is_the_same_for_any_number_of_positions(side: int, stride: int) -> None:
-    ms.set_context(mode=ms.GRAPH_MODE)
     convolution = parts().convolution(6, 8, 1, stride=stride, has_bias=True)
     convolution.bias.set_data(ms.Tensor(np.arange(8, dtype=np.float32)))
     x = np.random.default_rng(1).standard_normal((3, 6, side, side)).astype(np.float32)

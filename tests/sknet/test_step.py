@@ -140,14 +140,10 @@ def test_under_o1_convolutions_and_the_head_compute_in_half_and_all_else_in_full
         return hook
 
     net = mixed_precision(build("sknet_tiny", 10), "O1")
-    ms.set_context(mode=ms.PYNATIVE_MODE)
-    try:
-        for _, cell in net.cells_and_names():
-            if isinstance(cell, (nn.Conv2d, nn.Dense, nn.BatchNorm2d, nn.ReLU)):
-                cell.register_forward_hook(spy(type(cell).__name__))
-        net(batch()[0])
-    finally:
-        ms.set_context(mode=ms.GRAPH_MODE)
+    for _, cell in net.cells_and_names():
+        if isinstance(cell, (nn.Conv2d, nn.Dense, nn.BatchNorm2d, nn.ReLU)):
+            cell.register_forward_hook(spy(type(cell).__name__))
+    net(batch()[0])
     assert seen["BatchNorm2d"] == seen["ReLU"] == {ms.float32}
     assert seen["Dense"] == {ms.float32, ms.float16}  # takes full, gives half, which its cell converts back
 
