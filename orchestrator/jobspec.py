@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Optional, Union
 
+from orchestrator import strictyaml
 from orchestrator.errors import SpecError, nearest
 
 Scalar = Union[bool, int, float, str, None]  # what `config:` may hold
 
-_STRICT = {"extra": "forbid"}  # pydantic: a field that we do not know is an error
-_UNKNOWN_FIELD = "unexpected_keyword_argument"  # pydantic's name for it
+_MOST_ENTRIES = 10_000
 _BACKENDS = ("auto", "ascend", "cpu")
 _FRAMEWORKS = ("mindspore",)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -24,7 +24,7 @@ class DatasetSpec:
 
     layout: str  # a key of datasets.LAYOUTS, checked before anything starts
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class EvaluationSpec:
     module: str
     config: Mapping[str, Scalar] = field(default_factory=dict)  # on top of the job's own config
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class ModuleSpec:
     module: str
     config: Mapping[str, Scalar] = field(default_factory=dict)
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
 
 # The fields of a job that have fields of their own.
@@ -81,7 +81,7 @@ class JobSpec:
     compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
     grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = _STRICT
+    __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
     def __post_init__(self) -> None:
         check_name(self.name, "name")
@@ -118,26 +118,16 @@ class JobSpec:
     @classmethod
     def parse(cls, text: str, source: str) -> "JobSpec":
         """Read a job file. Raises SpecError naming *source*, line and column."""
-        import pydantic  # 80 ms: only when a job file is read
-
-        document, positions = _load_yaml(text, source)
+        document, positions = strictyaml.load(text, source, most_entries=_MOST_ENTRIES)
         if not isinstance(document, dict):
             raise SpecError(
                 f"{source}: a job file is a mapping of fields (name:, module:, …), this is "
                 f"{'empty' if document is None else 'a ' + type(document).__name__}"
             )
         if isinstance(document.get("devices"), bool):
-            line, column = positions[("devices",)]
-            raise SpecError(f"{source}:{line}:{column}: devices: give a count, a list or a range")
-        try:
-            return pydantic.TypeAdapter(cls).validate_python(document)
-        except pydantic.ValidationError as exc:
-            errors = exc.errors(include_url=False)
-            # A misspelt field also leaves the right one missing: the misspelling is what to tell.
-            errors.sort(key=lambda error: error["type"] != _UNKNOWN_FIELD)
-            raise SpecError(_explain(errors[0], source, positions)) from exc
-        except SpecError as exc:
-            raise SpecError(f"{source}: {exc}") from exc
+            at = strictyaml.where(source, positions, ("devices",))
+            raise SpecError(f"{at}: devices: give a count, a list or a range")
+        return strictyaml.build(cls, document, source, positions, _known_fields)
 
     @classmethod
     def from_stored(cls, stored: Mapping[str, Any]) -> "JobSpec":
@@ -206,88 +196,6 @@ def _like(old: Scalar, text: str, key: str) -> Scalar:
     return text
 
 
-Positions = Mapping["tuple[Any, ...]", "tuple[int, int]"]
-
-
-def _load_yaml(text: str, source: str) -> "tuple[Any, Positions]":
-    """Return the document and the line and column of each of its keys and items, from 1.
-
-    Raises SpecError for what is no YAML, for a key given twice, and for endless aliases.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """YAML 1.1 takes `1e-4` for text; everybody who writes it means a number."""
-
-    Loader.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
-    )
-    try:
-        loader = Loader(text)
-        try:
-            node = loader.get_single_node()
-            positions = _positions(node, source)
-            return (loader.construct_document(node) if node is not None else None), positions
-        finally:
-            loader.dispose()
-    except yaml.MarkedYAMLError as exc:
-        mark = exc.problem_mark or exc.context_mark
-        where = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        raise SpecError(f"{where}: {exc.problem or exc.context} (YAML)") from exc
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as exc:  # `!!int ''` and the like
-        raise SpecError(f"{source}: {str(exc).splitlines()[0]} (YAML)") from exc
-
-
-def _positions(root: Any, source: str) -> Positions:
-    import yaml
-
-    found: "dict[tuple[Any, ...], tuple[int, int]]" = {}
-
-    def walk(node: Any, path: "tuple[Any, ...]", above: "tuple[int, ...]") -> None:
-        if id(node) in above:
-            raise SpecError(f"{source}:{node.start_mark.line + 1}: an alias that contains itself")
-        if len(found) > 10_000:
-            raise SpecError(f"{source}: more than 10,000 entries; this is no job file")
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if not isinstance(key, yaml.ScalarNode):
-                    raise SpecError(
-                        f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}: a key must be a word"
-                    )
-                place = (*path, key.value)
-                if place in found:
-                    raise SpecError(
-                        f"{source}:{key.start_mark.line + 1}:{key.start_mark.column + 1}: "
-                        f"'{place[-1]}' is given twice (first in line {found[place][0]})"
-                    )
-                found[place] = (key.start_mark.line + 1, key.start_mark.column + 1)
-                walk(value, place, (*above, id(node)))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                found[(*path, index)] = (value.start_mark.line + 1, value.start_mark.column + 1)
-                walk(value, (*path, index), (*above, id(node)))
-
-    if root is not None:
-        walk(root, (), ())
-    return found
-
-
-def _explain(error: Mapping[str, Any], source: str, positions: Positions) -> str:
-    """Say one of pydantic's findings in the user's terms, with its place in the file."""
-    place: "tuple[Any, ...]" = tuple(error["loc"])
-    while place and place not in positions:
-        place = place[:-1]
-    line, column = positions.get(place, (0, 0))
-    where = f"{source}:{line}:{column}" if line else source
-    name = ".".join(map(str, place)) or str(error["loc"][0] if error["loc"] else "")
-    nouns: "dict[str, Any]" = {"": JobSpec, **_NOUNS}
-    if error["type"] == _UNKNOWN_FIELD:
-        noun = nouns.get(str(place[0]) if len(place) > 1 else "", JobSpec)
-        return f"{where}: unknown field '{name}'{nearest(str(place[-1]), {field.name for field in fields(noun)})}"
-    if error["type"] in ("missing", "missing_argument"):
-        return f"{where}: the field '{error['loc'][-1]}' is missing"
-    if error["type"] == "value_error" or isinstance(error.get("ctx", {}).get("error"), Exception):
-        return f"{where}: {error['msg']}"
-    if place[:1] == ("config",) and len(place) > 1:
-        return f"{where}: {name}: give one number, text, true or false, not {error['input']!r:.80}"
-    return f"{where}: {name}: {error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r:.80}"
+def _known_fields(place: strictyaml.Place) -> "set[str]":
+    noun = _NOUNS.get(str(place[0]), JobSpec) if place else JobSpec
+    return {field.name for field in fields(noun)}

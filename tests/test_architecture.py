@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = {
     "floor": ["orchestrator.supervisor"],
     "nouns": ["orchestrator", "orchestrator.errors", "orchestrator.inventory", "orchestrator.jobspec",
-              "orchestrator.findings", "orchestrator.jobs", "orchestrator.templates"],
+              "orchestrator.findings", "orchestrator.jobs", "orchestrator.templates", "orchestrator.strictyaml",
+              "orchestrator.hostfiles"],
     "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.policy",
                    "orchestrator.probes", "orchestrator.diagnosis"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
@@ -39,12 +40,13 @@ ONE_OWNER = {
     "rich": "orchestrator.cli.",
     "paramiko": "orchestrator.transport.ssh",
     "jinja2": "orchestrator.render",
-    "pydantic": "orchestrator.jobspec",
+    "pydantic": "orchestrator.strictyaml",
     "psutil": "orchestrator.supervisor.figures",
 }
 # What only looks at its arguments: a clock, a file, the environment or a network in it is a mistake.
 PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", "orchestrator.jobspec",
-        "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable"]  # fmt: skip
+        "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
+        "orchestrator.strictyaml", "orchestrator.hostfiles"]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",
                   "shutil", "glob", "io", "threading", "asyncio", "urllib", "http", "psutil", "logging"}  # fmt: skip
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes",
