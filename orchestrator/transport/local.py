@@ -1,16 +1,20 @@
-"""The machine we run on: what it offers, and how a supervisor starts on it."""
+"""The machine we run on: what it offers, how a supervisor starts on it, and how a program does."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import select
+import signal
 import socket
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Optional
 
 from orchestrator.errors import HostError
 from orchestrator.inventory import Device, Host
@@ -18,6 +22,7 @@ from orchestrator.supervisor import ownership
 from orchestrator.supervisor.linux import close_from, die_with_parent
 from orchestrator.supervisor.main import supervise
 from orchestrator.supervisor.rundir import RunDir
+from orchestrator.transport.base import CHUNK_BYTES, Completed, Stream, Tail, Transport, shown
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
 CPU_DEVICES = 8  # ranks that a host without Ascend takes at least: as many as an Ascend server has devices
 _READY = b"+"
 _OTHER_STARTS_S = 2.0
+_GRACE_S = 1.0  # between SIGTERM and SIGKILL for a program that nobody waits for any more
 
 
 def this_host(backend: str) -> Host:
@@ -143,6 +149,90 @@ def start_child(argv: Sequence[str], environment: Mapping[str, str]) -> "subproc
         )
     except OSError as exc:
         raise HostError(f"cannot start {argv[0]}: {exc.strerror}") from exc
+
+
+class Local(Transport):
+    """This machine, as one host among others."""
+
+    def __init__(self, host: str = "localhost") -> None:
+        self.host = host
+        self._streams: "set[_LocalStream]" = set()
+
+    def stream(self, argv: Sequence[str]) -> Stream:
+        import subprocess
+
+        try:
+            # By a shell, so that a program that is missing ends with code 127 here as it does on a far host.
+            process = subprocess.Popen(
+                ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=Path.home(),
+                start_new_session=True,
+                bufsize=0,
+            )
+        except (OSError, ValueError) as exc:  # ValueError: a NUL character
+            raise HostError(f"{self.host}: cannot run {shown(argv)}: {exc}") from exc
+        stream = _LocalStream(process, self._streams.discard)
+        self._streams.add(stream)
+        return stream
+
+    def close(self) -> None:
+        for stream in list(self._streams):
+            stream.close()
+
+
+class _LocalStream(Stream):
+    def __init__(self, process: "subprocess.Popen[bytes]", forget: "Callable[[_LocalStream], None]") -> None:
+        assert process.stdin and process.stdout and process.stderr
+        self._process, self._forget = process, forget
+        self._stdin, self._stdout, self._errors = process.stdin, process.stdout, process.stderr
+        self._stderr = Tail()
+        self._reader = threading.Thread(target=self._read_stderr, daemon=True)
+        self._reader.start()
+
+    def read(self, timeout_s: Optional[float] = None) -> bytes:
+        if not select.select([self._stdout], [], [], timeout_s)[0]:
+            raise TimeoutError(f"nothing within {timeout_s} s")
+        return os.read(self._stdout.fileno(), CHUNK_BYTES)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        with contextlib.suppress(OSError, ValueError):  # it does not want any more, or was closed
+            while view:
+                view = view[self._stdin.write(view) :]
+
+    def end_input(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stdin.close()
+
+    def wait(self, timeout_s: Optional[float] = None) -> Completed:
+        import subprocess
+
+        try:
+            code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as exc:
+            raise TimeoutError(f"not ended within {timeout_s} s") from exc
+        self._reader.join(_GRACE_S)  # a child of it that runs on may hold its standard error
+        return Completed(code if code >= 0 else 128 - code, b"", self._stderr.bytes())
+
+    def close(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                with contextlib.suppress(ProcessLookupError, TimeoutError):
+                    os.killpg(self._process.pid, number)
+                    self.wait(_GRACE_S)
+        self.end_input()
+        self._reader.join(_GRACE_S)
+        for pipe in (self._stdout, self._errors):
+            pipe.close()
+        self._forget(self)
+
+    def _read_stderr(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # closed by us
+            while data := os.read(self._errors.fileno(), CHUNK_BYTES):
+                self._stderr.add(data)
 
 
 def _detach(run_dir: RunDir, log: int, ready: int) -> NoReturn:
