@@ -28,7 +28,8 @@ LAYERS = {
               "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
-                 "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler"],
+                 "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",
+                 "orchestrator.hosts"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

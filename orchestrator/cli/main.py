@@ -24,6 +24,7 @@ VERBS = {
     "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",
     "predict": "Say what is on pictures.",
     "collect": "Bring together a run's checkpoints, logs, metrics and results.",
+    "hosts": "Show the hosts of a file, and whether they answer.",
     "data": "Fetch a dataset, make a small one, or look through one.",
     "jobs": "List the jobs that come with ascendrun, or print one.",
 }

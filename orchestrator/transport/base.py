@@ -82,7 +82,8 @@ class Transport(ABC):
     Every method raises HostError, which begins with the host's name. Methods may be called from several threads.
     """
 
-    host: str
+    host: str  # its name
+    address: str  # what was dialled: user@address:port
 
     @abstractmethod
     def stream(self, argv: Sequence[str]) -> Stream:

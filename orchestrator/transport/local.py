@@ -155,7 +155,7 @@ class Local(Transport):
     """This machine, as one host among others."""
 
     def __init__(self, host: str = "localhost") -> None:
-        self.host = host
+        self.host = self.address = host
         self._streams: "set[_LocalStream]" = set()
 
     def stream(self, argv: Sequence[str]) -> Stream:

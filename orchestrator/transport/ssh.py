@@ -32,8 +32,8 @@ _MOST_NOISE_BYTES = 1 << 20  # that a start-up file of the far shell may print b
 class Ssh(Transport):
     """A host at the other end of *connection*, which is authenticated and ours to close."""
 
-    def __init__(self, host: str, connection: paramiko.Transport) -> None:
-        self.host = host
+    def __init__(self, host: str, address: str, connection: paramiko.Transport) -> None:
+        self.host, self.address = host, address
         self._connection = connection
         self._sessions = threading.Condition()
         self._most_sessions = _SESSIONS

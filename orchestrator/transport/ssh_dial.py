@@ -111,7 +111,9 @@ class Dialer:
         deadline = time.monotonic() + _DROPPED_TIMEOUT_S
         while True:
             try:
-                return Ssh(route.name, self._connect(route, depth))
+                return Ssh(
+                    route.name, _spelled(Target(route.address, route.user, route.port)), self._connect(route, depth)
+                )
             except _Dropped as exc:
                 if time.monotonic() + delay_s > deadline:
                     raise HostError(
