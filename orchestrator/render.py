@@ -60,7 +60,7 @@ def _environment() -> "jinja2.Environment":
     import jinja2  # 60 ms, which most verbs need not spend
 
     loader = jinja2.PackageLoader("orchestrator.templates", "")
-    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, autoescape=False)
+    environment = jinja2.Environment(loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     environment.filters["json"] = _json
     return environment
 
@@ -80,7 +80,7 @@ def _in_the_sandbox() -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, autoescape=False)
+    sandbox = jinja2.sandbox.ImmutableSandboxedEnvironment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     sandbox.filters["json"] = _json
     answer: "dict[str, str]" = {"place": ""}
     try:

@@ -29,7 +29,8 @@ LAYERS = {
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
                  "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",
-                 "orchestrator.hosts"],
+                 "orchestrator.hosts",
+                 "orchestrator.addresses", "orchestrator.ranktables"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

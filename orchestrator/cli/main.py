@@ -23,6 +23,7 @@ VERBS = {
     "eval": "Evaluate the checkpoints of a run.",
     "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",
     "predict": "Say what is on pictures.",
+    "rank-table": "Write, check, show, merge or convert HCCL rank tables.",
     "collect": "Bring together a run's checkpoints, logs, metrics and results.",
     "hosts": "Show the hosts of a file, and whether they answer.",
     "data": "Fetch a dataset, make a small one, or look through one.",
@@ -39,7 +40,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> Optional[click.Command]:
         if name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"orchestrator.cli.{name}").command
+        command: click.Command = importlib.import_module(f"orchestrator.cli.{name.replace('-', '_')}").command
         return command
 
     def resolve_command(self, ctx: click.Context, args: "list[str]") -> Any:

@@ -17,7 +17,9 @@ from orchestrator.plan import RunPlan
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
 from orchestrator.store import Run
 
-if TYPE_CHECKING:  # what speaks HTTP is needed by one verb only
+if TYPE_CHECKING:  # what speaks HTTP, or knows rank tables, is needed by one verb only
+    from rich.console import Console
+
     from orchestrator.download import Transfer
     from orchestrator.records import Survey
 
@@ -292,11 +294,10 @@ def _when(at: float) -> str:
 
 def table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence[str] = ()) -> None:
     """Print a table. Columns without a single value are left out, and in a narrow terminal those of *drop* too."""
-    from rich.console import Console  # 80 ms, which most verbs need not spend
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
+    terminal = console()
     cells = [[cell if isinstance(cell, tuple) else (cell, None) for cell in row] for row in rows]
     widths = {
         head: max(len(head), *(len(row[column][0]) for row in cells))
@@ -304,14 +305,20 @@ def table(heads: Sequence[str], rows: "Sequence[Sequence[Any]]", drop: Sequence[
         if any(row[column][0] != "-" for row in cells)
     }
     for head in drop:
-        if sum(widths.values()) + 2 * len(widths) > console.width:
+        if sum(widths.values()) + 2 * len(widths) > terminal.width:
             widths.pop(head, None)
     grid = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for head in widths:
         grid.add_column(head, overflow="fold")
     for row in cells:
         grid.add_row(*(Text(text, style=style or "") for head, (text, style) in zip(heads, row) if head in widths))
-    console.print(grid)
+    terminal.print(grid)
+
+
+def console() -> Console:
+    from rich.console import Console  # 80 ms, which most verbs need not spend
+
+    return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
 
 
 # ── datasets ───────────────────────────────────────────────────────────────────────────────────────────────

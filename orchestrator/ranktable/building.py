@@ -102,6 +102,7 @@ def convert(table: RankTable, version: str) -> RankTable:
         if ranks != list(range(len(ranks))):
             raise SpecError("the form without version has no rank ids: ranks must run through server after server")
     other = table.other if _family(version) == _family(table.version) else {}
+    other = {name: value for name, value in other.items() if name != "super_pod_list"}  # 1.0 has no use for one
     if version == "legacy-lab":
         cards = sorted({device.device_id for server in servers for device in server.devices})
         names = [f"eth{card}" for card in cards]

@@ -75,7 +75,17 @@ class Fault:
     """A rule that a table breaks, or a text that is none."""
 
     code: str  # short and stable
-    fatal: bool  # False: HCCL takes the table, and what comes of it is the reader's to judge
     at: Place
     problem: str
     remedy: str
+    fatal: bool = True  # False: HCCL takes the table, and what comes of it is the reader's to judge
+
+
+def spots(table: RankTable, field: str) -> "Iterator[tuple[Spot, Server, TableDevice]]":
+    for index, server in enumerate(table.servers):
+        for number, device in enumerate(server.devices):
+            yield Spot(index, number, field), server, device
+
+
+def name_of(server: Server, device: TableDevice) -> str:
+    return f"device {device.device_id} of server {server.server_id}"

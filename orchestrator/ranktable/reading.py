@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, Optional
+from typing import Any, Optional
 
 from orchestrator.findings import Finding, Severity
+from orchestrator.ranktable.jsontext import document_in, kind, quoted, with_keys_twice, without_comments
 from orchestrator.ranktable.model import COMPLETED, Fault, JsonPath, Place, RankTable, Server, Spot, TableDevice
 from orchestrator.ranktable.positions import line_and_column, offset_of
 
 PORTS = ("device_port", "host_port", "device_vnic_port", "backup_device_port")
 LEGACY_GROUP = "hccl_world_group"
 _MOST_FAULTS = 200  # of a table that is wrong throughout, the first ones tell enough
-_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|#[^\n]*', re.DOTALL)
 _MOST_DIGITS = 10  # an id has fewer: 2^32 has ten
 
 
@@ -48,7 +46,7 @@ class Reading:
     def _offset(self, at: Place) -> int:
         if isinstance(at, int):
             return at
-        return offset_of(_without_comments(self.text), self._path(at) if isinstance(at, Spot) else at)
+        return offset_of(without_comments(self.text), self._path(at) if isinstance(at, Spot) else at)
 
     def _path(self, spot: Spot) -> JsonPath:
         tail = () if spot.field is None else (spot.field,)
@@ -64,7 +62,7 @@ class Reading:
 def read(text: str, source: str) -> Reading:
     """Read a rank table. The result has no table, or faults, where *text* is not one."""
     faults: "list[Fault]" = []
-    document = _document(text, faults)
+    document = document_in(text, faults)
     if document is None:
         return Reading(source, text, None, tuple(faults))
     reader = _Reader(document, faults)
@@ -79,114 +77,6 @@ class _Unreadable(Exception):
     """What is missing or malformed is so essential that there is nothing to go on with."""
 
 
-class _Twice(dict):  # type: ignore[type-arg]  # as json makes them
-    """A JSON object some of whose keys were there more than once."""
-
-    keys_twice: "tuple[str, ...]" = ()
-
-
-def _object(pairs: "list[tuple[str, Any]]") -> "dict[str, Any]":
-    plain = dict(pairs)
-    if len(plain) == len(pairs):
-        return plain
-    marked = _Twice(plain)
-    marked.keys_twice = tuple(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-    return marked
-
-
-def _no_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number of JSON")
-
-
-def _document(text: str, faults: "list[Fault]") -> "Optional[dict[str, Any]]":
-    try:
-        document = _loads(text)
-    except json.JSONDecodeError as first:
-        plain = _without_comments(text)
-        if plain == text:
-            faults.append(_not_json(text, first))
-            return None
-        comment = next(_comments(text))
-        problem = f"a comment ({_quoted(comment.group())}); HCCL reads plain JSON, which has none"
-        faults.append(Fault("comment", True, comment.start(), problem, "take the comments out"))
-        try:
-            document = _loads(plain)
-        except json.JSONDecodeError as second:
-            faults.append(_not_json(plain, second))
-            return None
-        except (ValueError, RecursionError) as exc:
-            faults.append(_too_strange(exc))
-            return None
-    except (ValueError, RecursionError) as exc:
-        faults.append(_too_strange(exc))
-        return None
-    if not isinstance(document, dict):
-        problem = f"the file holds {_kind(document)}, and a rank table is an object: {{...}}"
-        faults.append(Fault("not-a-table", True, 0, problem, "is this the right file?"))
-        return None
-    return document
-
-
-def _loads(text: str) -> Any:
-    return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-
-
-def _too_strange(exc: Exception) -> Fault:
-    reason = "nested deeper than any rank table" if isinstance(exc, RecursionError) else str(exc).split(";")[0]
-    return Fault("not-json", True, 0, f"cannot be read: {reason}", "is this the right file?")
-
-
-def _not_json(text: str, exc: json.JSONDecodeError) -> Fault:
-    """Say in the user's words why *text* is no JSON."""
-    at, before = exc.pos, text[: exc.pos].rstrip()
-    rest = text[at:].lstrip()
-    remedy = "mend it, or write the table anew with `ascendrun rank-table`"
-    if not text.strip():
-        return Fault("truncated", True, 0, "the file is empty", "write it anew with `ascendrun rank-table`")
-    if text[at : at + 1] == "\ufeff" or text[:1] == "\ufeff":
-        problem = "the file begins with a byte order mark, which is no JSON"
-        return Fault("not-json", True, 0, problem, "save it as UTF-8 without BOM")
-    if not rest or (exc.msg.startswith("Unterminated string") and "\n" not in rest.rstrip()):
-        problem = "the file ends in the midst of the table: it was cut off"
-        return Fault("truncated", True, at, problem, "copy it again from where it is whole, or write it anew")
-    trailing = (before[-1:] == "," and rest[:1] in "]}") or (rest[:1] == "," and rest[1:].lstrip()[:1] in ("]", "}"))
-    if trailing:
-        return Fault("not-json", True, at, "a comma behind the last entry, which JSON does not allow", "take it out")
-    if rest[:1] == "'":
-        return Fault("not-json", True, at, "single quotes; JSON wants double ones", remedy)
-    if exc.msg == "Extra data":
-        return Fault("not-json", True, at, f"something follows behind the table: {_quoted(rest)}", "take it out")
-    return Fault("not-json", True, at, f"not JSON: {exc.msg[0].lower()}{exc.msg[1:]}, at {_quoted(rest)}", remedy)
-
-
-def _comments(text: str) -> "Iterator[re.Match[str]]":
-    return (match for match in _COMMENT.finditer(text) if match.group()[0] != '"')
-
-
-def _without_comments(text: str) -> str:
-    """Return *text* with blanks in place of comments, so that every offset stays what it was."""
-    if "//" not in text and "/*" not in text and "#" not in text:
-        return text
-    return _COMMENT.sub(lambda match: match.group() if match.group()[0] == '"' else _blank(match.group()), text)
-
-
-def _blank(comment: str) -> str:
-    return re.sub(r"[^\n]", " ", comment)
-
-
-def _quoted(text: str) -> str:
-    line = text.strip().split("\n")[0]
-    return repr(line if len(line) <= 40 else line[:37] + "...")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    return {dict: "an object", _Twice: "an object", list: "a list", str: "a text", bool: "true or false"}.get(
-        type(value), "a number"
-    )
-
-
 class _Reader:
     """Makes a table of a JSON document, noting on the way what is wrong with it."""
 
@@ -199,9 +89,9 @@ class _Reader:
 
     def table(self) -> RankTable:
         """Raises _Unreadable, with the reason among the faults."""
-        for path, found in _with_keys_twice(self.document):
+        for path, found in with_keys_twice(self.document):
             for key in found.keys_twice:
-                problem = f"{_quoted(key)} is there twice, and readers disagree on which counts"
+                problem = f"{quoted(key)} is there twice, and readers disagree on which counts"
                 self._add("key-twice", (*path, key), problem, "keep one of them")
         before = len(self.faults)
         table = self._reader()()
@@ -236,7 +126,7 @@ class _Reader:
             problem = "version 1.1 is for heterogeneous clusters, and no launcher of training jobs can use it"
             self._add("version", ("version",), problem, f"write the table as {known}")
         else:
-            problem = f"version {_quoted(str(version))}: HCCL knows none such"
+            problem = f"version {quoted(str(version))}: HCCL knows none such"
             self._add("version", ("version",), problem, f"write {known}")
         raise _Unreadable
 
@@ -284,17 +174,17 @@ class _Reader:
             path = ("super_pod_list", index)
             pod = self._text(entry, "super_pod_id", path)
             if pod in ids:
-                problem = f"super_pod_id {_quoted(pod)} is there twice"
+                problem = f"super_pod_id {quoted(pod)} is there twice"
                 self._add("super-pod", (*path, "super_pod_id"), problem, "list all servers of a super pod in one entry")
             ids.add(pod)
             for number, server in enumerate(self._list(entry, "server_list", path)):
                 place = (*path, "server_list", number)
                 server_id = self._text(server, "server_id", place)
                 if server_id not in known:
-                    problem = f"super pod {pod} lists server {_quoted(server_id)}, which server_list does not have"
+                    problem = f"super pod {pod} lists server {quoted(server_id)}, which server_list does not have"
                     self._add("super-pod", (*place, "server_id"), problem, "the two lists must have the same servers")
                 elif server_id in pods:
-                    problem = f"server {_quoted(server_id)} is in two super pods, {pods[server_id]} and {pod}"
+                    problem = f"server {quoted(server_id)} is in two super pods, {pods[server_id]} and {pod}"
                     self._add("super-pod", (*place, "server_id"), problem, "a server is in one super pod")
                 pods.setdefault(server_id, pod)
         return pods
@@ -378,7 +268,7 @@ class _Reader:
     # ── fields ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def _add(self, code: str, path: JsonPath, problem: str, remedy: str, *, fatal: bool = True) -> None:
-        self.faults.append(Fault(code, fatal, path, problem, remedy))
+        self.faults.append(Fault(code, path, problem, remedy, fatal))
 
     def _missing(self, path: JsonPath, name: str) -> None:
         self._add(
@@ -395,11 +285,11 @@ class _Reader:
             return []
         value = holder[name]
         if not isinstance(value, list):
-            self._add("field-type", (*path, name), f"`{name}` is {_kind(value)} and must be a list", "write [...]")
+            self._add("field-type", (*path, name), f"`{name}` is {kind(value)} and must be a list", "write [...]")
             return []
         for index, entry in enumerate(value):
             if not isinstance(entry, dict):
-                problem = f"entry {index} of `{name}` is {_kind(entry)} and must be an object"
+                problem = f"entry {index} of `{name}` is {kind(entry)} and must be an object"
                 self._add("field-type", (*path, name, index), problem, "write {...}")
                 return []
         return value
@@ -414,7 +304,7 @@ class _Reader:
             self._spelled_otherwise.append((*path, name))
             return str(value)
         else:
-            self._add("field-type", (*path, name), f"`{name}` is {_kind(value)} and must be a text", 'write "..."')
+            self._add("field-type", (*path, name), f"`{name}` is {kind(value)} and must be a text", 'write "..."')
         return ""
 
     def _whole(self, holder: "dict[str, Any]", name: str, path: JsonPath) -> int:
@@ -431,7 +321,7 @@ class _Reader:
         if name not in holder:
             self._missing(path, name)
         else:
-            shown = _quoted(value) if isinstance(value, str) else _quoted(json.dumps(value))
+            shown = quoted(value) if isinstance(value, str) else quoted(json.dumps(value))
             problem = f"`{name}` is {shown} and must be a whole number from 0"
             self._add("field-type", (*path, name), problem, 'write one, as in "0"')
         return 0
@@ -472,21 +362,12 @@ class _Reader:
 
 
 def unfinished(status: str) -> Fault:
-    problem = f"status is {_quoted(status)}: whoever writes this table has not finished"
-    return Fault("status", True, ("status",), problem, "wait until it says completed, or write the table anew")
+    problem = f"status is {quoted(status)}: whoever writes this table has not finished"
+    return Fault("status", ("status",), problem, "wait until it says completed, or write the table anew")
 
 
 _SHAPE = ("field-missing", "field-type", "key-twice")  # what leaves nothing for the rules to go by
 _DEVICE_FIELDS = ("rank_id", "device_id", "device_ip", "super_device_id", "backup_device_ip", *PORTS)
-
-
-def _with_keys_twice(value: Any, path: JsonPath = ()) -> "Iterator[tuple[JsonPath, _Twice]]":
-    if isinstance(value, _Twice):
-        yield path, value
-    if isinstance(value, (dict, list)):
-        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            if isinstance(inner, (dict, list)):
-                yield from _with_keys_twice(inner, (*path, key))
 
 
 def _rest(entry: "Mapping[str, Any]", known: "tuple[str, ...]") -> "dict[str, Any]":
