@@ -14,6 +14,8 @@ from typing import Any, Optional
 
 import pytest
 
+from tests.testbed.fixture import _healed, new_testbed, testbed  # noqa: F401
+
 # A shell starts its background jobs deaf to Ctrl-C, and so would be every `ascendrun` that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -26,6 +26,7 @@ _KEEPALIVE_S = 15
 _LONGEST_COMMAND = 120_000  # bytes; Linux gives a program's argument 128 KiB
 _LEAST_TIMEOUT_S = 0.001  # to paramiko, 0 means not to block at all, for those who write too
 _SAFE = re.compile(rb"[A-Za-z0-9/._,:=@+ -]")
+_ALIKE = re.compile(rb"[ \"-&(-\[\]-~]{1,4096}")  # what all shells take as it is between single quotes
 _MOST_NOISE_BYTES = 1 << 20  # that a start-up file of the far shell may print before our program's first word
 
 
@@ -265,6 +266,8 @@ def _command(argv: Sequence[str], mark: str, host: str) -> str:
         raise HostError(f"{host}: {shown(argv)}: no program is called by an option")
     words = " ".join(shlex.quote(word) for word in argv)
     text = os.fsencode(f"echo {mark}; echo {mark} $$ >&2; (exec {words}); exit $?")
+    if _ALIKE.fullmatch(text):
+        return f"exec /bin/sh -c '{text.decode()}'"
     line = b"".join(byte if _SAFE.match(byte) else b"\\0%03o" % ord(byte) for byte in _bytes_of(text))
     if len(line) > _LONGEST_COMMAND:
         raise HostError(

@@ -24,8 +24,9 @@ from orchestrator.transport.ssh import Ssh
 
 _CONNECT_TIMEOUT_S = 10.0  # for TCP, and for each thing that the server has to say afterwards
 _AUTH_TIMEOUT_S = 20.0
-_DROPPED_TIMEOUT_S = 60.0  # how long a server that drops connects (MaxStartups 10:30:100) is tried again
+_DROPPED_TIMEOUT_S = 30.0  # how long a server that drops connects (MaxStartups 10:30:100) is tried again
 _FIRST_DELAY_S, _MOST_DELAY_S = 0.2, 3.0
+_TOO_MANY = (b"Exceeded MaxStartups", b"Not allowed at this time")  # sshd's words instead of a greeting
 _DEAD_AFTER_MS = 45_000  # without an answer to what we sent, a keepalive at least
 _MOST_JUMPS = 8
 _FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # 2 to 3 times the others' bytes a second
@@ -126,9 +127,10 @@ class Dialer:
 
     def _connect(self, route: Route, depth: int) -> paramiko.Transport:
         sock = self._reach(route, depth)
+        greeting = b"" if route.jumps else _greeting(route, sock)
         connection: Optional[paramiko.Transport] = None
         try:
-            with _told_of(route):
+            with _told_of(route, greeting):
                 connection = paramiko.Transport(sock)
                 connection.banner_timeout = connection.handshake_timeout = _CONNECT_TIMEOUT_S
                 connection.auth_timeout = _AUTH_TIMEOUT_S
@@ -205,7 +207,7 @@ class _Dropped(Exception):
 
 
 @contextlib.contextmanager
-def _told_of(route: Route) -> Iterator[None]:
+def _told_of(route: Route, greeting: bytes) -> Iterator[None]:
     """Raise what goes wrong until the host has shown its key as HostError, or as _Dropped where another try helps."""
     there = f"{route.name}: {route.address} port {route.port}"
     try:
@@ -215,10 +217,11 @@ def _told_of(route: Route) -> Iterator[None]:
     except (paramiko.SSHException, EOFError, OSError) as exc:
         causes = [exc, exc.__context__]
         if any(isinstance(cause, socket.timeout) for cause in causes):
-            raise HostError(
-                f"{there} takes connections and says nothing within {_CONNECT_TIMEOUT_S:g} s: its sshd hangs"
-            ) from exc
-        if any(isinstance(cause, (EOFError, ConnectionError)) for cause in causes) or "MaxStartups" in str(exc):
+            raise HostError(_silent(route)) from exc
+        if greeting and not greeting.startswith((b"SSH-", *_TOO_MANY)):
+            said = greeting.split(b"\n")[0].decode("utf-8", "replace").strip()
+            raise HostError(f"{there} is no SSH server: it says {said!r:.80}") from exc
+        if any(isinstance(cause, (EOFError, ConnectionError)) for cause in causes):
             raise _Dropped("closed before its first word") from exc
         raise HostError(f"{there} does not speak SSH as we do: {' '.join(str(exc).split())[:200]}") from exc
 
@@ -240,6 +243,26 @@ def _tcp(route: Route) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _DEAD_AFTER_MS)
     return sock
+
+
+def _greeting(route: Route, sock: socket.socket) -> bytes:
+    """Return the beginning of what the server says first, and leave it to be read."""
+    try:
+        greeting = sock.recv(256, socket.MSG_PEEK)
+    except socket.timeout as exc:
+        sock.close()
+        raise HostError(_silent(route)) from exc
+    except OSError:
+        greeting = b""
+    if not greeting:
+        sock.close()
+        raise _Dropped("closed before its first word")
+    return greeting
+
+
+def _silent(route: Route) -> str:
+    there = f"{route.name}: {route.address} port {route.port}"
+    return f"{there} takes connections and says nothing within {_CONNECT_TIMEOUT_S:g} s: its sshd hangs"
 
 
 def _known_first(kinds: "list[str]", known: "set[str]") -> "list[str]":
