@@ -6,15 +6,17 @@ BIN    := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
             $$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 DATASET ?=
+HOSTS  := 4
 RUN    := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench testbed testbed-down clean
 
 help:
 	@echo "make demo   train, evaluate and collect SKNet50 on two CPU ranks (DATASET=DIR: on your own CIFAR-10)"
 	@echo "make test   all tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  start-up and training beside msrun, torchrun, PyTorch and a shell loop (an hour)"
+	@echo "make testbed  HOSTS=4 hosts on this machine to play with, as root; make testbed-down takes them away"
 	@echo "make clean  remove what these commands made, but no runs"
 
 $(VENV)/.for-%: setup.cfg pyproject.toml
@@ -45,6 +47,12 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/sknet_throughput.py
 	$(BIN)/python bench/reader.py
+
+testbed: $(VENV)/.for-demo
+	@$(BIN)/python -m tests.testbed up $(HOSTS)
+
+testbed-down: $(VENV)/.for-demo
+	@$(BIN)/python -m tests.testbed down
 
 clean:
 	rm -rf $(VENV) demo-data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
