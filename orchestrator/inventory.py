@@ -123,8 +123,8 @@ class Inventory:
         for number, entry in enumerate(self.entries, start=1):
             if entry.name in names:
                 raise SpecError(
-                    f"host {entry.name} is named twice (hosts {names[entry.name]} and {number}); "
-                    "say how many ranks it takes by its devices"
+                    f"host {entry.name} is named twice (hosts {names[entry.name]} and {number}); how many ranks it "
+                    "takes its devices say, and machines behind one address need names in a hosts.yaml"
                 )
             names[entry.name] = number
             way = (entry.address, entry.port, entry.jump)
@@ -188,7 +188,8 @@ def _parse_yaml(text: str, source: str) -> Inventory:
     for index, item in enumerate(document["hosts"]):
         place = (*above, index)
         if isinstance(item, str):
-            items = [_said_by(line) for line in hostfiles.parse_lines(item, strictyaml.where(source, positions, place))]
+            at = strictyaml.where(source, positions, place)
+            items = [_said_by(line, at) for line in hostfiles.parse_lines(item, at)]
         else:
             items = [_mapping(item, source, positions, place, _FIELDS)]
         for said in items:
@@ -205,8 +206,8 @@ def _known_fields(place: strictyaml.Place) -> "set[str]":
     return {field.name for field in fields(Device)} if "devices" in place else _FIELDS
 
 
-def _said_by(line: hostfiles.Line) -> "dict[str, Any]":
-    entry = _entry_of(line.target, line.slots)
+def _said_by(line: hostfiles.Line, at: str) -> "dict[str, Any]":
+    entry = _located(at, _entry_of, line.target, line.slots)
     said = {"address": entry.address, "user": entry.user, "port": entry.port, "devices": entry.devices}
     return {key: value for key, value in said.items() if value is not None}
 
@@ -221,7 +222,7 @@ def _mapping(
         )
     for key in item:
         if key not in known:
-            at = strictyaml.where(source, positions, (*place, key))
+            at = strictyaml.where(source, positions, (*place, str(key)))
             raise SpecError(f"{at}: unknown field '{key}'{nearest(str(key), known)}")
     said = {key: value for key, value in item.items() if value is not None}
     if isinstance(said.get("setup"), str):

@@ -15,6 +15,7 @@ Scalar = Union[bool, int, float, str, None]  # what `config:` may hold
 _MOST_ENTRIES = 10_000
 _BACKENDS = ("auto", "ascend", "cpu")
 _FRAMEWORKS = ("mindspore",)
+RENDEZVOUS = ("auto", "rank-table", "cluster")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -70,6 +71,7 @@ class JobSpec:
     devices: Union[int, str] = 1  # as `--devices`
     backend: str = "auto"  # auto | ascend | cpu
     framework: Optional[str] = None  # mindspore: its scheduler process is started with the ranks
+    rendezvous: str = "auto"  # how MindSpore's ranks meet: auto | rank-table | cluster
     config: Mapping[str, Scalar] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)  # for every rank
     dataset: Optional[DatasetSpec] = None
@@ -94,6 +96,7 @@ class JobSpec:
         _one_of("backend", self.backend, _BACKENDS)
         if self.framework is not None:
             _one_of("framework", self.framework, _FRAMEWORKS)
+        _one_of("rendezvous", self.rendezvous, RENDEZVOUS)
         if not 0 <= self.grace_s <= 86_400:
             raise SpecError(f"grace_s {self.grace_s}: give seconds from 0 to 86400")
         for pattern in self.log_patterns or ():

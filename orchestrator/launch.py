@@ -13,7 +13,7 @@ from typing import Optional
 
 from orchestrator.datasets import check_dataset
 from orchestrator.errors import HostError, NameTakenError, RunDirError, SpecError
-from orchestrator.inventory import select_devices
+from orchestrator.inventory import Device, Host, select_devices
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, compile_cache_key, make_plan
 from orchestrator.store import Run, Store
@@ -35,6 +35,8 @@ class LaunchRequest:
     name: Optional[str] = None  # None: made from the job's name and the time
     run_dir: str = "runs"  # the folder in which the run gets its own
     master_port: Optional[int] = None  # None: free ones; else this one and the next
+    rendezvous: Optional[str] = None  # None: as the job says
+    rank_table: Optional[str] = None  # a file; None: one is made where it is needed
     command_line: tuple[str, ...] = ()
 
 
@@ -44,7 +46,7 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
     Raises UserError or HostError naming what is wrong.
     """
     host = local.this_host(request.backend or spec.backend)
-    devices = select_devices(str(spec.devices) if request.devices is None else request.devices, host.devices)
+    devices, rank_table = _ranks(spec, request, host)
     dataset = _check_dataset(spec, request.dataset)
     _check_program(spec, environment)
     now = time.time()
@@ -65,6 +67,7 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
         command_line=_without_secrets(request.command_line),
         dataset=dataset,
         compile_cache=compile_cache(spec, len(devices), host.backend),
+        rank_table=rank_table,
     )
 
 
@@ -113,7 +116,44 @@ def _write(run: Run) -> None:
     run.run_dir.make_folders([process.folder for process in host_plan.processes])
     # 0600: the environment that a job gives its ranks may hold secrets
     write_atomically(run.run_dir.host_plan, host_plan.to_json(), mode=0o600)
+    if run.plan.rank_table is not None:
+        write_atomically(run.run_dir.rank_table, run.plan.rank_table)
     write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
+
+
+def _ranks(spec: JobSpec, request: LaunchRequest, host: Host) -> "tuple[tuple[Device, ...], Optional[str]]":
+    """Return the device of each rank, and the rank table if MindSpore's ranks meet by one."""
+    wanted = str(spec.devices) if request.devices is None else request.devices
+    rendezvous = request.rendezvous or spec.rendezvous
+    if request.rank_table is not None and rendezvous == "cluster":
+        raise SpecError("--rank-table goes with --rendezvous rank-table; in a cluster the ranks find one another")
+    if request.rank_table is None and rendezvous == "auto":
+        rendezvous = _usual_rendezvous(host.backend)
+    if request.rank_table is None and rendezvous == "cluster":
+        return select_devices(wanted, host.devices), None
+    from orchestrator import ranktables  # most launches on one machine need none
+
+    if request.rank_table is None:
+        table, text = ranktables.of_this_machine(wanted)
+    else:
+        table, text = ranktables.of_users(request.rank_table, request.devices, host)
+    return tuple(Device(device_id) for device_id in table.devices_by_rank()), text
+
+
+def _usual_rendezvous(backend: str) -> str:
+    """Return how MindSpore's ranks meet if nobody says: 1.x knows rank tables only, later ones advise against them."""
+    return "rank-table" if backend == "ascend" and (_mindspore_version() or "").startswith("1.") else "cluster"
+
+
+def _mindspore_version() -> Optional[str]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for name in ("mindspore", "mindspore-ascend"):
+        try:
+            return version(name)
+        except PackageNotFoundError:
+            continue
+    return None
 
 
 def _without_secrets(words: Sequence[str]) -> "tuple[str, ...]":
@@ -135,13 +175,7 @@ def compile_cache(spec: JobSpec, size: int, backend: str) -> Optional[str]:
     """Return the folder for the compiled graphs of this very job, code and MindSpore; None: it wants none."""
     if not spec.compile_cache or spec.module is None:
         return None
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        mindspore = version("mindspore")
-    except PackageNotFoundError:
-        mindspore = "none"
-    versions = (_code_digest(spec.module), mindspore, sys.version)
+    versions = (_code_digest(spec.module), _mindspore_version() or "none", sys.version)
     home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
     return os.path.join(home, "ascendrun", "graphs", compile_cache_key(spec, size, backend, versions))
 

@@ -55,6 +55,7 @@ class RunPlan:
     python: str
     launched_from: str  # the folder in which the user stood
     command_line: tuple[str, ...]  # what repeats the run
+    rank_table: Optional[str] = None  # the text of it, where MindSpore's ranks meet by one
 
     def host_plan(self) -> HostPlan:
         """Return what the host of this run acts on."""
@@ -88,6 +89,7 @@ class RunPlan:
             stored["python"],
             stored["launched_from"],
             tuple(stored["command_line"]),
+            stored.get("rank_table"),
         )
 
 
@@ -115,8 +117,12 @@ def make_plan(
     command_line: Sequence[str],
     dataset: Optional[str] = None,
     compile_cache: Optional[str] = None,
+    rank_table: Optional[str] = None,
 ) -> RunPlan:
     """Plan a run of *spec* with one rank on each of *devices*, in their order.
+
+    With the text of a *rank_table* MindSpore's ranks meet by it, which must tell of the same ranks and devices; else in
+    MindSpore's dynamic cluster.
 
     *environment* is the one the ranks will inherit: what the user set there by hand is left as it is where it
     only tunes (threads, instruction set, cache) or names a rank table, and replaced where it says who a rank is.
@@ -129,9 +135,8 @@ def make_plan(
         folder = "train" if size == 1 else f"train_parallel{rank_id}"
         variables = {
             **tuning,
-            **_rendezvous(host, ports, size),
-            "MS_ROLE": "MS_WORKER",
-            "MS_NODE_ID": str(rank_id),
+            **_torch_meeting(host, ports),
+            **(_table_meeting(run_dir) if rank_table else _cluster_meeting(host, ports, size, rank_id)),
             "RANK_ID": str(rank_id),
             "RANK_SIZE": str(size),
             "DEVICE_ID": str(device.device_id),
@@ -156,18 +161,19 @@ def make_plan(
             "train.log",
             spec.working_directory,
             shares[rank_id] if shares else None,
+            unset=tuple(name for name in MEETING_VARIABLES if rank_table and name not in variables),
         )
         ranks.append(Rank(rank_id, host.name, device.device_id, process))
     eager = spec.framework == "mindspore"
     scheduler = None
-    if not eager or size > 1:  # one rank of a MindSpore job trains without collectives
+    # one rank of a MindSpore job trains without collectives, and a rank table needs nobody who introduces the ranks
+    if rank_table is None and (not eager or size > 1):
         scheduler = ProcessPlan(
             None,
             (python, "-c", _SCHEDULER_PROGRAM),
             {
-                **_rendezvous(host, ports, size),
-                "MS_ROLE": "MS_SCHED",
-                "MS_NODE_ID": SCHEDULER,
+                **_torch_meeting(host, ports),
+                **_cluster_meeting(host, ports, size, None),
                 "RANK_ID": "0",
                 "RANK_SIZE": str(size),
                 "DEVICE_ID": "0",
@@ -191,6 +197,7 @@ def make_plan(
         python,
         launched_from,
         tuple(command_line),
+        rank_table,
     )
 
 
@@ -302,18 +309,28 @@ def _spell(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _rendezvous(host: Host, ports: Ports, size: int) -> "dict[str, str]":
-    """Return what the ranks need to find one another: MindSpore's dynamic cluster and torchrun's names.
+def _torch_meeting(host: Host, ports: Ports) -> "dict[str, str]":
+    """Return where PyTorch's ranks meet. Source: PyTorch, torchrun."""
+    return {"MASTER_ADDR": host.address, "MASTER_PORT": str(ports.master)}
 
-    Source: MindSpore, environment variables of the dynamic cluster; PyTorch, torchrun.
+
+def _cluster_meeting(host: Host, ports: Ports, size: int, rank_id: Optional[int]) -> "dict[str, str]":
+    """Return who a rank, or the scheduler (None), is in MindSpore's dynamic cluster.
+
+    Source: MindSpore, environment variables of the dynamic cluster.
     """
     return {
         "MS_WORKER_NUM": str(size),
         "MS_SCHED_HOST": host.address,
         "MS_SCHED_PORT": str(ports.scheduler),
-        "MASTER_ADDR": host.address,
-        "MASTER_PORT": str(ports.master),
+        "MS_ROLE": "MS_SCHED" if rank_id is None else "MS_WORKER",
+        "MS_NODE_ID": SCHEDULER if rank_id is None else str(rank_id),
     }
+
+
+def _table_meeting(run_dir: RunDir) -> "dict[str, str]":
+    """Return where MindSpore finds the rank table; the second name is that of its first versions."""
+    return {"RANK_TABLE_FILE": str(run_dir.rank_table), "MINDSPORE_HCCL_CONFIG_PATH": str(run_dir.rank_table)}
 
 
 def _share_cpus(cpus: Sequence[int], size: int) -> "tuple[tuple[int, ...], ...]":

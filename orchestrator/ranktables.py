@@ -8,16 +8,18 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Optional, Union
 
+from orchestrator import addresses
 from orchestrator.addresses import Found
 from orchestrator.errors import AscendrunError, HostError, SpecError
 from orchestrator.findings import Finding, Severity
-from orchestrator.inventory import spell_ids
+from orchestrator.inventory import Device, Host, select_devices, spell_ids
 from orchestrator.ranktable import building
 from orchestrator.ranktable.model import Fault, RankTable
 from orchestrator.ranktable.reading import Reading, read
 from orchestrator.ranktable.rules import check
 from orchestrator.render import render, render_users
 from orchestrator.supervisor.rundir import write_atomically
+from orchestrator.transport.local import Local
 
 MOST_BYTES = 64 << 20  # 65,536 ranks of version 2.0 take some 60 MB, 80,000 of version 1.0 seven
 _MOST_SMALL_BYTES = 4 << 20
@@ -105,6 +107,43 @@ def make(
     products = {one.product for one in found}
     table = building.build([one.server for one in found], version, order)
     return table, products.pop() if len(products) == 1 else None
+
+
+def of_this_machine(devices: str) -> "tuple[RankTable, str]":
+    """Return the rank table of *devices* (as `--devices`) of the machine we run on, and its text.
+
+    Raises HostError or SpecError.
+    """
+    found = addresses.choose(addresses.ask(addresses.this_machine(None), Local()), devices)
+    table, product = make([found], None, None)
+    return table, text_of(table, product=product)
+
+
+def of_users(name: str, devices: Optional[str], host: Host) -> "tuple[RankTable, str]":
+    """Return the rank table in a user's file, for a run on this machine, *host*, and its text as the user wrote it.
+
+    Raises SpecError where HCCL would refuse it, where it tells of other servers or devices than there are, or where
+    *devices* means others. HostError where the machine cannot be asked.
+    """
+    reading = load(name)
+    table = usable(reading, frozenset())
+    found = findings(reading)
+    if _errors(found):
+        raise RankTableError(name, found)
+    if len(table.servers) > 1:
+        raise SpecError(f"{name}: has {len(table.servers)} servers, and this run is on one machine")
+    ids = sorted(table.devices_by_rank())
+    missing = sorted(set(ids) - {device.device_id for device in host.devices})
+    if missing:
+        raise SpecError(f"{name}: this machine has no device {spell_ids(missing)}")
+    if devices is not None and len(select_devices(devices, [Device(one) for one in ids])) < len(ids):
+        raise SpecError(f"--devices {devices}: {name} has ranks on devices {spell_ids(ids)}, and all of them must run")
+    if host.backend == "ascend":
+        server_id = table.servers[0].server_id
+        there = addresses.ask(addresses.this_machine(server_id), Local())
+        if wrong := differences(table, {server_id: there}):
+            raise RankTableError(name, wrong)
+    return table, reading.text
 
 
 def differences(table: RankTable, live: "Mapping[str, Union[Found, HostError]]") -> "tuple[Finding, ...]":

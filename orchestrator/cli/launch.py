@@ -11,7 +11,7 @@ import click
 from orchestrator import jobfiles, launch
 from orchestrator.cli.interrupts import interrupts_noted
 from orchestrator.errors import SpecError
-from orchestrator.jobspec import JobSpec
+from orchestrator.jobspec import RENDEZVOUS, JobSpec
 from orchestrator.plan import RunPlan
 from orchestrator.store import Store
 
@@ -60,6 +60,12 @@ class WithProgram(click.Command):
     metavar="PORT",
     help="MASTER_PORT; the next one is MindSpore's scheduler's. Free ports are chosen if left away.",
 )
+@click.option(
+    "--rendezvous",
+    type=click.Choice(RENDEZVOUS),
+    help="How MindSpore's ranks meet; auto: by a rank table on Ascend with MindSpore 1.x, else in its dynamic cluster.",
+)
+@click.option("--rank-table", metavar="FILE", help="Use this rank table, once checked, instead of making one.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")

@@ -116,6 +116,8 @@ def show_plan(plan: RunPlan) -> None:
         scheduler = f"{address['MS_SCHED_HOST']}:{address['MS_SCHED_PORT']}"
         scheduler += " (when a rank first asks for it)" if plan.scheduler_on_demand else ""
     click.echo(f"scheduler {scheduler}")
+    if plan.rank_table is not None:
+        click.echo(f"rank table\n{plain(plan.rank_table.rstrip())}")
     for rank in plan.ranks:
         cpus = ",".join(map(str, rank.process.cpus)) if rank.process.cpus else "all"
         click.echo(

@@ -53,6 +53,11 @@ class RankTable:
             for device in server.devices:
                 yield server, device
 
+    def devices_by_rank(self) -> "list[int]":
+        """Return the device_id of each rank."""
+        ranked = sorted(self.devices(), key=lambda place: place[1].rank_id)
+        return [device.device_id for _, device in ranked]
+
     @property
     def rank_count(self) -> int:
         return sum(len(server.devices) for server in self.servers)

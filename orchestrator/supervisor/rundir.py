@@ -13,6 +13,7 @@ class RunDir:
 
     ```
     plan.json              the whole run, as launched
+    rank_table.json        where the ranks meet by a rank table
     host_plan.json         what this host's supervisor acts on
     journal.jsonl          one event a line, only appended, by the supervisor alone
     supervisor.lock        held by the supervisor, and says who that is
@@ -34,6 +35,10 @@ class RunDir:
     @property
     def plan(self) -> Path:
         return self.root / PLAN
+
+    @property
+    def rank_table(self) -> Path:
+        return self.root / "rank_table.json"
 
     @property
     def host_plan(self) -> Path:
