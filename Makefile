@@ -16,7 +16,7 @@ help:
 	@echo "make test   all tests"
 	@echo "make lint   ruff and mypy"
 	@echo "make bench  start-up and training beside msrun, torchrun, PyTorch and a shell loop (an hour)"
-	@echo "make testbed  HOSTS=4 hosts on this machine to play with, as root; make testbed-down takes them away"
+	@echo "make testbed  HOSTS=4 hosts on this machine to play with, as root; make testbed-down BED=N takes them away"
 	@echo "make clean  remove what these commands made, but no runs"
 
 $(VENV)/.for-%: setup.cfg pyproject.toml
@@ -52,7 +52,7 @@ testbed: $(VENV)/.for-demo
 	@$(BIN)/python -m tests.testbed up $(HOSTS)
 
 testbed-down: $(VENV)/.for-demo
-	@$(BIN)/python -m tests.testbed down
+	@$(BIN)/python -m tests.testbed $(if $(BED),--bed $(BED)) down
 
 clean:
 	rm -rf $(VENV) demo-data build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,45 +4,44 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Optional
 
-from tests.testbed.bed import BedError, Testbed
+from tests.testbed.bed import Testbed
+from tests.testbed.machine import BedError, unavailable
 
 FAULTS = ["crash", "power_cut", "boot", "stop_sshd", "start_sshd", "hang", "unhang", "cut", "mend"]
 
 
-def up(count: int) -> None:
-    for bed in Testbed.standing():
-        show(bed)
-        raise BedError("a test bed is up already; `make testbed-down` takes it away")
-    show(Testbed.up(count, standing=True))
-
-
 def show(bed: Testbed) -> None:
-    print(f"{len(bed.hosts)} hosts: {bed.hosts[0].name} ({bed.hosts[0].address}) to {bed.hosts[-1].name}")
-    print(f"  ssh -F {bed.ssh_config} {bed.hosts[0].name}")
+    this = f"{sys.executable} -m tests.testbed --bed {bed.number}"
+    print(f"test bed {bed.number}: {len(bed.hosts)} hosts, node1 ({bed.hosts[0].address}) to {bed.hosts[-1].name}")
+    print(f"  ssh -F {bed.ssh_config} node1")
     print(f"  {bed.hosts_yaml}")
-    print(f"  {sys.executable} -m tests.testbed crash {bed.hosts[0].name}     # {', '.join(FAULTS[1:])}")
+    print(f"  {this} crash node1     # {', '.join(FAULTS[1:])}")
+    print(f"  make testbed-down BED={bed.number}")
 
 
-def down() -> None:
-    beds = Testbed.standing()
-    for bed in beds:
-        bed.down()
+def choose(number: Optional[int]) -> Testbed:
+    """Return the standing test bed of that number, or the only one: another's must not be taken for one's own."""
+    beds = [bed for bed in Testbed.standing() if number in (None, bed.number)]
     if not beds:
-        print("no test bed is up")
+        raise BedError("none is up" if number is None else f"none of number {number} is up")
+    if len(beds) > 1:
+        raise BedError(f"{', '.join(str(bed.number) for bed in beds)} are up: say which, by --bed or BED=")
+    return beds[0]
 
 
-def fault(name: str, host_name: str) -> None:
-    for bed in Testbed.standing():
-        for host in bed.hosts:
-            if host.name == host_name:
-                getattr(bed, name)(host)
-                return
-    raise BedError(f"no host {host_name}: is the test bed up?")
+def fault(bed: Testbed, name: str, host_name: str) -> None:
+    for host in bed.hosts:
+        if host.name == host_name:
+            getattr(bed, name)(host)
+            return
+    raise BedError(f"no host {host_name} in test bed {bed.number}: it has node1 to {bed.hosts[-1].name}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.testbed", description="Hosts to play with.")
+    parser.add_argument("--bed", type=int, help="which test bed, where several are up")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("up").add_argument("hosts", type=int)
     verbs.add_parser("down")
@@ -50,12 +49,15 @@ def main() -> None:
         verbs.add_parser(name).add_argument("host")
     words = parser.parse_args()
     try:
+        reason = unavailable()
+        if reason:
+            raise BedError(reason)
         if words.verb == "up":
-            up(words.hosts)
+            show(Testbed.up(words.hosts, standing=True))
         elif words.verb == "down":
-            down()
+            choose(words.bed).down()
         else:
-            fault(words.verb, words.host)
+            fault(choose(words.bed), words.verb, words.host)
     except BedError as error:
         sys.exit(f"test bed: {error}")
 

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import ipaddress
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 import yaml
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from tests.testbed.machine import (
+    NAMESPACES,
+    PATH,
+    BedError,
+    answers,
+    end,
+    ip,
+    key_pair,
+    pids_of,
+    processes_of,
+    run,
+    send,
+    started_at,
+    state_of,
+    unavailable,
+    wait_until,
+)  # fmt: skip
+from tests.testbed.registry import REGISTRY, free_number, is_alive, owners, registry
 
 HERE = Path(__file__).resolve().parent
 CHECKOUT = HERE.parents[1]
-REGISTRY = Path("/run/ascendrun-testbed")  # a folder for each test bed, named by its number; each is a file system
-NAMESPACES = Path("/run/netns")  # where `ip netns` keeps them
-NUMBERS = range(64, 128)  # test bed N has the addresses 10.N.0.0/16
 DEVICES = 8
 MOST_HOSTS = 250
-BOOT_LIMIT_S = 60.0
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # what sshd gives to root
-PROGRAMS = {
-    "bash": "bash", "ip": "iproute2", "tc": "iproute2", "ping": "iputils-ping", "python3": "python3",
-    "unshare": "util-linux", "nsenter": "util-linux", "setsid": "util-linux", "flock": "util-linux",
-    "mount": "mount", "ssh": "openssh-client", "sshd": "openssh-server",
-}  # fmt: skip
-
 SSHD_CONFIG = """\
 HostKey /etc/ssh/ssh_host_ed25519_key
 PasswordAuthentication no
@@ -49,10 +49,6 @@ Subsystem sftp /usr/lib/openssh/sftp-server
 """  # all else, MaxSessions and MaxStartups too, is sshd's default
 
 
-class BedError(Exception):
-    """The test bed cannot do what it was asked for."""
-
-
 @dataclass(frozen=True)
 class Host:
     """A host of a test bed, as the others see it, and what its parts are called on this machine."""
@@ -62,17 +58,6 @@ class Host:
     device_ips: tuple[str, ...]  # in the order of device_id
     namespace: str  # for `ip netns`
     cable: str  # the end of its network cable that is plugged into the bridge
-
-
-def unavailable() -> Optional[str]:
-    """Return why this machine can have no test bed, or None if it can."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        return "the test bed makes network namespaces, which takes root on Linux"
-    missing = sorted({package for program, package in PROGRAMS.items() if not shutil.which(program, path=PATH)})
-    if missing:
-        return f"the test bed needs more programs: apt-get install {' '.join(missing)}"
-    tried = subprocess.run(["unshare", "--net", "--mount", "--pid", "--fork", "true"], capture_output=True, text=True)
-    return f"the test bed cannot make namespaces: {tried.stderr.strip()}" if tried.returncode else None
 
 
 class Testbed:
@@ -289,7 +274,7 @@ class Testbed:
         """End the listening sshd of *host*. Sessions and all else live on."""
         self._broken.add(host)
         self.exec(host, ["bash", "-c", 'kill "$(cat /run/sshd.pid)"'])
-        wait_until(lambda: not answers(host), f"the sshd of {host.name} to stop")
+        wait_until(lambda: not answers(host.address), f"the sshd of {host.name} to stop")
 
     def start_sshd(self, host: Host) -> None:
         self.exec(host, ["/usr/sbin/sshd"])
@@ -328,7 +313,7 @@ class Testbed:
             if self._process_1(host) is None:
                 self._start(host)
                 self._wait_for_sshd(host)
-            if not answers(host):
+            if not answers(host.address):
                 self.start_sshd(host)
             self.exec(host, ["rm", "-f", "/etc/npu-state"])
 
@@ -346,12 +331,12 @@ class Testbed:
                  "unshare", "--uts", "--ipc", "--pid", "--mount", "--mount-proc", "--fork", "--kill-child",
                  "env", "--ignore-environment", f"PATH={PATH}",
                  "bash", str(HERE / "boot.sh"), host.name, str(disk), str(self.shared), *hidden],
-                stdin=subprocess.DEVNULL, stdout=console, stderr=console, check=True,
+                env={"PATH": PATH}, stdin=subprocess.DEVNULL, stdout=console, stderr=console, check=True,
             )  # fmt: skip
 
     def _wait_for_sshd(self, host: Host) -> None:
         def is_up() -> bool:
-            if answers(host):
+            if answers(host.address):
                 return True
             said = (self._disk(host) / "console").read_text()
             if said and not self.processes(host):
@@ -359,144 +344,3 @@ class Testbed:
             return False
 
         wait_until(is_up, f"the sshd of {host.name} to answer")
-
-
-# --- the registry of test beds ---
-
-
-@contextlib.contextmanager
-def registry() -> Iterator[None]:
-    """Let nobody else make or remove a test bed meanwhile."""
-    REGISTRY.mkdir(exist_ok=True)
-    with (REGISTRY / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def owners() -> "dict[int, Any]":
-    """Return each test bed's owner by its number; None for one that was killed before it had written it."""
-    found: "dict[int, Any]" = {}
-    for folder in REGISTRY.iterdir():
-        if folder.name.isdigit():
-            try:
-                found[int(folder.name)] = json.loads((folder / "owner.json").read_text())
-            except (OSError, ValueError):
-                found[int(folder.name)] = None
-    return found
-
-
-def is_alive(record: Any) -> bool:
-    """Tell whether the owner that `owners` returned is the same live process, or wants none (a standing test bed)."""
-    if record is None or record["owner"] is None:
-        return record is not None
-    pid, started = record["owner"]
-    return bool(started_at(pid) == started)
-
-
-def free_number() -> int:
-    """Return a number whose addresses and names nobody uses on this machine. Raises BedError."""
-    routes = json.loads(run("ip", "-json", "-4", "route", "show", "table", "all"))
-    taken = [ipaddress.ip_network(route["dst"]) for route in routes if route["dst"][:1].isdigit()]
-    for number in NUMBERS:
-        ours = ipaddress.ip_network(f"10.{number}.0.0/16")
-        # A route to all of 10.0.0.0/8 or so leads elsewhere only as long as there is none that is narrower.
-        free = not any(net.prefixlen >= 16 and net.overlaps(ours) for net in taken)
-        if free and not (REGISTRY / str(number)).exists() and not Path(f"/sys/class/net/tb{number}").exists():
-            return number
-    raise BedError(f"no free network 10.N.0.0/16 for N from {NUMBERS[0]} to {NUMBERS[-1]}")
-
-
-# --- processes and programs ---
-
-
-def processes_of(namespaces: Sequence[str]) -> "dict[str, list[int]]":
-    """Return the pids in each network namespace."""
-    found: "dict[str, list[int]]" = {name: [] for name in namespaces}
-    by_inode = {(NAMESPACES / name).stat().st_ino: name for name in namespaces}
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            name = by_inode.get(os.stat(f"/proc/{pid}/ns/net").st_ino)
-        except OSError:  # ended meanwhile, or a zombie
-            continue
-        if name:
-            found[name].append(int(pid))
-    return found
-
-
-def pids_of(pid: int) -> "list[int]":
-    """Return the pids that a process has, from our pid namespace inwards."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return []
-    return [int(word) for line in lines if line.startswith("NSpid:") for word in line.split()[1:]]
-
-
-def stat_of(pid: int) -> "list[str]":
-    """Return the fields of /proc/PID/stat that follow the name: state, parent, ...; [] when it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def state_of(pid: int) -> str:
-    return (stat_of(pid) or ["X"])[0]
-
-
-def started_at(pid: int) -> Optional[str]:
-    """Return when a live process was started, in clock ticks since boot; None if there is none of that pid."""
-    stat = stat_of(pid)
-    return stat[19] if stat and stat[0] not in "ZX" else None
-
-
-def send(number: int, pids: Sequence[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def end(pids: Sequence[int]) -> None:
-    """Kill processes and return when they are gone."""
-    send(signal.SIGKILL, pids)
-    wait_until(lambda: all(state_of(pid) in "ZX" for pid in pids), f"processes {pids} to end")
-
-
-def answers(host: Host) -> bool:
-    """Tell whether the sshd of *host* greets who connects."""
-    try:
-        with socket.create_connection((host.address, 22), timeout=1.0) as connection:
-            return connection.recv(4) == b"SSH-"
-    except OSError:
-        return False
-
-
-def wait_until(what: "Callable[[], bool]", name: str) -> None:
-    """Return when *what*() is true; raise BedError after BOOT_LIMIT_S."""
-    deadline = time.monotonic() + BOOT_LIMIT_S
-    while not what():
-        if time.monotonic() > deadline:
-            raise BedError(f"waited {BOOT_LIMIT_S:.0f} s in vain for {name}")
-        time.sleep(0.01)
-
-
-def run(*argv: str, input: Optional[str] = None) -> str:
-    """Return what a program prints. Raises BedError with its words if it fails."""
-    done = subprocess.run(argv, input=input, capture_output=True, text=True)
-    if done.returncode:
-        raise BedError(f"`{' '.join(argv)}` failed: {done.stderr.strip()}")
-    return done.stdout
-
-
-def ip(lines: Sequence[str], namespace: Optional[str] = None) -> None:
-    run("ip", *(["-netns", namespace] if namespace else []), "-batch", "-", input="\n".join(lines))
-
-
-def key_pair() -> "tuple[str, str]":
-    """Return a new private key, and its public key, as OpenSSH writes them."""
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    return private.decode(), public.decode()

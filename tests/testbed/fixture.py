@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.testbed.bed import Testbed, unavailable
+from tests.testbed.bed import Testbed
+from tests.testbed.machine import unavailable
 
 HOSTS = 4
 

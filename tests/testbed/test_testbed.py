@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from tests.testbed import bed
-from tests.testbed.bed import CHECKOUT, BedError, Host, Testbed
+from tests.testbed.bed import CHECKOUT, Host, Testbed
+from tests.testbed.machine import BedError, run, state_of, unavailable, wait_until
+from tests.testbed.registry import REGISTRY
 
 LAST_910B3 = """\
 | 7     910B3               | OK            | 98.2        38                0    / 0             |
@@ -90,7 +92,7 @@ def test_the_python_of_the_tests_runs_on_a_host(testbed: Testbed) -> None:
 def test_orphans_are_reaped(testbed: Testbed) -> None:
     host = testbed.hosts[0]
     testbed.exec(host, ["setsid", "--fork", "true"])
-    bed.wait_until(lambda: " Z" not in testbed.exec(host, ["ps", "-eo", "pid,stat"]).stdout, "the orphan to be reaped")
+    wait_until(lambda: " Z" not in testbed.exec(host, ["ps", "-eo", "pid,stat"]).stdout, "the orphan to be reaped")
 
 
 def test_device_addresses_answer_on_the_other_hosts(testbed: Testbed) -> None:
@@ -257,7 +259,7 @@ def test_a_slow_cable_is_slow_until_it_is_mended(testbed: Testbed) -> None:
     assert ssh(testbed, host, "head -c 300000 /dev/zero", "-o", "Compression=no").stdout.count("\0") == 300_000
     assert time.monotonic() - started > 1.8  # 300 kB take 2.4 s, less the first 64 kB
     testbed.mend(host)
-    assert "tbf" not in bed.run("tc", "qdisc", "show", "dev", host.cable)
+    assert "tbf" not in run("tc", "qdisc", "show", "dev", host.cable)
     assert "tbf" not in testbed.exec(host, ["tc", "qdisc", "show", "dev", "eth0"]).stdout
 
 
@@ -289,7 +291,7 @@ def test_two_test_beds_at_once_share_nothing_and_nothing_is_left_of_them(
     assert ssh(beds[1], beds[1].hosts[1], "hostname").stdout == "node2\n"
     beds[1].down()
     assert left_of(beds[1]) == []
-    assert [pid for pid in processes if bed.state_of(pid) not in "ZX"] == []
+    assert [pid for pid in processes if state_of(pid) not in "ZX"] == []
     assert ssh(testbed, testbed.hosts[0], "hostname").stdout == "node1\n"
 
 
@@ -304,16 +306,16 @@ def test_the_next_test_bed_takes_away_what_killed_owners_left(new_testbed: "Call
         processes = [pid for host in abandoned.hosts for pid in abandoned.processes(host)]
         assert len(processes) >= 4
         os.kill(owner.pid, signal.SIGKILL)
-    half_built = bed.REGISTRY / "127"
+    half_built = REGISTRY / "127"
     half_built.mkdir()
     new_testbed(1)  # it may well get the number that the dead one had
-    assert [pid for pid in processes if bed.state_of(pid) not in "ZX"] == []
+    assert [pid for pid in processes if state_of(pid) not in "ZX"] == []
     assert not Path("/run/netns", abandoned.hosts[1].namespace).exists()
     assert not half_built.exists()
 
 
 def test_a_standing_test_bed_is_there_until_it_is_taken_down() -> None:
-    reason = bed.unavailable()
+    reason = unavailable()
     if reason:
         pytest.skip(reason)
     up = Testbed.up(1, standing=True)
@@ -321,6 +323,18 @@ def test_a_standing_test_bed_is_there_until_it_is_taken_down() -> None:
         assert up.number in [found.number for found in Testbed.standing()]
         Testbed.up(1).down()
         assert ssh(up, up.hosts[0], "hostname").stdout == "node1\n"
+        other = Testbed.up(1, standing=True)
+        try:
+            down = subprocess.run(
+                [sys.executable, "-m", "tests.testbed", "down"], cwd=CHECKOUT, capture_output=True, text=True
+            )
+            assert down.returncode == 1 and "are up: say which" in down.stderr
+            one = [sys.executable, "-m", "tests.testbed", "--bed", str(other.number), "down"]
+            assert subprocess.run(one, cwd=CHECKOUT).returncode == 0
+            assert left_of(other) == []
+            assert ssh(up, up.hosts[0], "hostname").stdout == "node1\n"
+        finally:
+            other.down()
     finally:
         up.down()
     assert left_of(up) == []
