@@ -26,6 +26,11 @@ _KEEPALIVE_S = 15
 _LONGEST_COMMAND = 120_000  # bytes; Linux gives a program's argument 128 KiB
 _LEAST_TIMEOUT_S = 0.001  # to paramiko, 0 means not to block at all, for those who write too
 _SAFE = re.compile(rb"[A-Za-z0-9/._,:=@+ -]")
+# Asks each process group to end, and a second later makes it; over as soon as all are gone.
+_KILL = (
+    "exec /bin/sh -c 'exec 2> /dev/null; for pid in PIDS; do (kill -TERM -$pid; tries=10; "
+    "while kill -0 -$pid && [ $tries -gt 0 ]; do sleep 0.1; tries=$((tries - 1)); done; kill -KILL -$pid) & done; wait'"
+)
 _ALIKE = re.compile(rb"[ \"-&(-\[\]-~]{1,4096}")  # what all shells take as it is between single quotes
 _MOST_NOISE_BYTES = 1 << 20  # that a start-up file of the far shell may print before our program's first word
 
@@ -127,14 +132,13 @@ class Ssh(Transport):
 
     def _end(self, streams: "Sequence[_SshStream]") -> None:
         """Kill what still runs in *streams*, in a session of its own: sshd passes no signal on to root's programs."""
-        groups = [f"-{pid}" for stream in streams if (pid := stream.running_pid()) is not None]
-        if groups and self.is_alive():
+        pids = [str(pid) for stream in streams if (pid := stream.running_pid()) is not None]
+        if pids and self.is_alive():
             with contextlib.suppress(paramiko.SSHException, EOFError, OSError):
                 channel = self._connection.open_session(timeout=_KILL_TIMEOUT_S)
-                killed = " ".join(groups)
-                channel.exec_command(f"exec /bin/sh -c 'kill -TERM {killed}; sleep 1; kill -KILL {killed}' 2>/dev/null")
-                for stream in streams:
-                    stream.ended.wait(_KILL_TIMEOUT_S)
+                channel.exec_command(_KILL.replace("PIDS", " ".join(pids)))
+                channel.status_event.wait(_KILL_TIMEOUT_S)
+                channel.close()
         for stream in streams:
             stream.let_go()
 
