@@ -47,6 +47,7 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python bench/startup.py
 	$(BIN)/python bench/sknet_throughput.py
 	$(BIN)/python bench/reader.py
+	$(BIN)/python bench/rank_table.py
 
 testbed: $(VENV)/.for-demo
 	@$(BIN)/python -m tests.testbed up $(HOSTS)

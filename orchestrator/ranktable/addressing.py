@@ -8,38 +8,37 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Optional, Union
 
-from orchestrator.ranktable.model import Fault, RankTable, Spot, name_of, spots
+from orchestrator.ranktable.model import Fault, RankTable, Server, Spot, TableDevice, name_of, spots
 
 
 def device_addresses(table: RankTable, product: Optional[str]) -> "Iterator[Fault]":
-    first: "dict[str, str]" = {}
+    first: "dict[str, tuple[Server, TableDevice]]" = {}
     family: Optional[int] = None
     count: Optional[int] = None
     for spot, server, device in spots(table, "device_ip"):
-        name = name_of(server, device)
-        if count is not None and device.device_ips and count and len(device.device_ips) != count:
-            problem = f"{name} has {len(device.device_ips)} addresses, the first device has {count}"
+        if count and device.device_ips and len(device.device_ips) != count:
+            problem = f"{name_of(server, device)} has {len(device.device_ips)} addresses, the first device has {count}"
             yield Fault("address-count", spot, problem, "give every device the same number of addresses")
         count = len(device.device_ips) if count is None else count
         for text in device.device_ips:
+            remedy = f"write what `hccn_tool -i {device.device_id} -ip -g` says on that server"
             address = address_of(text)
-            if address is None or address.is_unspecified or address.is_multicast:
-                problem = f"device_ip {text!r} of {name} is no address of a device"
-                remedy = f"write what `hccn_tool -i {device.device_id} -ip -g` says there"
+            if address is None or not _is_of_one(text):
+                problem = f"device_ip {text!r} of {name_of(server, device)} is no address of a device"
                 yield Fault("address", spot, problem, remedy)
                 continue
-            if address.compressed in first:
-                problem = f"device_ip {text} is there twice: for {first[address.compressed]} and {name}"
-                remedy = f"write what `hccn_tool -i {device.device_id} -ip -g` says on each server"
+            key = text if address.version == 4 else address.compressed
+            if key in first:
+                problem = f"device_ip {text} is there twice: for {name_of(*first[key])} and {name_of(server, device)}"
                 yield Fault("address-twice", spot, problem, remedy)
-            first.setdefault(address.compressed, name)
+            first.setdefault(key, (server, device))
             if family is not None and address.version != family:
+                name = name_of(server, device)
                 problem = f"device_ip {text} of {name} is IPv{address.version}, the first is IPv{family}"
                 yield Fault("address-family", spot, problem, "HCCL wants one family in the whole table")
             family = family or address.version
-            if address.is_loopback and len(table.servers) > 1:
-                problem = f"device_ip {text} of {name} is a loopback address, which no other server reaches"
-                remedy = f"write what `hccn_tool -i {device.device_id} -ip -g` says there"
+            if text.startswith("127.") and len(table.servers) > 1:
+                problem = f"device_ip {text} of {name_of(server, device)} is one that no other server reaches"
                 yield Fault("address", spot, problem, remedy, fatal=False)
 
 
@@ -67,7 +66,7 @@ def subnets(table: RankTable, _: Optional[str]) -> "Iterator[Fault]":
     """
     for index, server in enumerate(table.servers):
         nets = {device.device_id: _subnet(device.device_ips[0]) for device in server.devices if device.device_ips}
-        if len(nets) < len(server.devices) or None in nets.values():
+        if not nets or len(nets) < len(server.devices) or None in nets.values():
             continue  # told of elsewhere
         usual, count = Counter(nets.values()).most_common(1)[0]
         apart = [(one, one + 4) for one in nets if one + 4 in nets and nets[one] != nets[one + 4]]
@@ -172,6 +171,14 @@ def address_of(text: str) -> "Optional[Union[ipaddress.IPv4Address, ipaddress.IP
         return ipaddress.ip_address(text)
     except ValueError:
         return None
+
+
+def _is_of_one(text: str) -> bool:
+    """Say whether an address can be that of one device: neither of nobody nor of many."""
+    if ":" not in text:  # what `ipaddress` would take five times as long for
+        return text != "0.0.0.0" and int(text.partition(".")[0]) < 224
+    address = address_of(text)
+    return address is not None and not (address.is_unspecified or address.is_multicast or address.is_loopback)
 
 
 def _subnet(text: str) -> "Optional[tuple[int, int]]":

@@ -27,7 +27,7 @@ def build(
         version = "2.0" if any(one.level_list for one in devices) else "1.0"
         if devices and all(one.super_device_id is not None for one in devices) and all(s.super_pod_id for s in found):
             version = "1.2"
-    return convert(RankTable("2.0" if version == "2.0" else "1.2", numbered(found, order)), version)
+    return convert(RankTable("1.2", numbered(found, order)), version)
 
 
 def numbered(servers: "Sequence[Server]", order: "Optional[Sequence[str]]" = None) -> "tuple[Server, ...]":
@@ -96,6 +96,8 @@ def convert(table: RankTable, version: str) -> RankTable:
                 f"{spell_ids(sorted(set(without)))}: give each its level_list in the hosts file"
             )
     servers = tuple(_kept(server, version, table.version) for server in table.servers)
+    if version == "2.0":
+        servers = _by_instance(servers)
     if version.startswith("legacy"):
         servers = tuple(sorted((_by_rank(one) for one in servers), key=lambda one: min(d.rank_id for d in one.devices)))
         ranks = [device.rank_id for server in servers for device in server.devices]
@@ -120,12 +122,21 @@ def _kept(server: Server, version: str, before: str) -> Server:
         return replace(server, super_pod_id=None, devices=devices, other=server.other if same else {})
     if version == "2.0":
         devices = tuple(
-            TableDevice(one.rank_id, one.device_id, ports=one.ports, local_id=index, level_list=one.level_list)
-            for index, one in enumerate(server.devices)
+            # by its physical id a device is known to the file that describes the server's wiring
+            TableDevice(one.rank_id, one.device_id, ports=one.ports, local_id=one.device_id, level_list=one.level_list)
+            for one in server.devices
         )
         return Server(str(server.devices[0].level_list[0].get("net_instance_id", "")), devices)
     devices = tuple(TableDevice(one.rank_id, one.device_id, one.device_ips) for one in server.devices)
     return Server(server.server_id, devices, other={"pod_name": server.server_id} if version == "legacy" else {})
+
+
+def _by_instance(servers: "Sequence[Server]") -> "tuple[Server, ...]":
+    """Return the servers as 2.0 knows them: those of one instance of layer 0 are one."""
+    devices: "dict[str, tuple[TableDevice, ...]]" = {}
+    for server in servers:
+        devices[server.server_id] = (*devices.get(server.server_id, ()), *server.devices)
+    return tuple(Server(instance, of_it) for instance, of_it in devices.items())
 
 
 def _plain(device: TableDevice) -> TableDevice:
