@@ -17,7 +17,13 @@ def host_as_json(report: HostReport) -> "dict[str, Any]":
     """Return what `hosts --json` prints of a host. Fields are only ever added."""
     told = asdict(report)
     entry = told.pop("entry")
-    return {"host": entry["name"], "answers": report.problem is None, **told, "inventory": entry}
+    return {
+        "host": entry["name"],
+        "answers": report.problem is None,
+        **told,
+        "spare": entry["spare"],
+        "inventory": entry,
+    }
 
 
 def show_hosts(reports: Sequence[HostReport]) -> None:

@@ -162,7 +162,8 @@ def with_setup(setup: Sequence[str], argv: Sequence[str]) -> "list[str]":
     """
     if not setup:
         return list(argv)
-    return ["bash", "-c", "\n".join(["{", *setup, "} >&2", 'exec "$@"']), "bash", *argv]
+    # --norc: bash would take itself for a login by SSH, and run again what ~/.bashrc has.
+    return ["bash", "--norc", "-c", "\n".join(["{", *setup, "} >&2", 'exec "$@"']), "bash", *argv]
 
 
 def as_operand(path: str) -> str:

@@ -28,7 +28,6 @@ _DROPPED_TIMEOUT_S = 30.0  # how long a server that drops connects (MaxStartups 
 _FIRST_DELAY_S, _MOST_DELAY_S = 0.2, 3.0
 _TOO_MANY = (b"Exceeded MaxStartups", b"Not allowed at this time")  # sshd's words instead of a greeting
 _DEAD_AFTER_MS = 45_000  # without an answer to what we sent, a keepalive at least
-_MOST_JUMPS = 8
 _FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")  # 2 to 3 times the others' bytes a second
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # what goes wrong, our errors say
@@ -60,15 +59,18 @@ class Dialer:
         self._keys = ssh_keys.KeyRing()
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._jump_hosts: "dict[tuple[object, ...], _Shared]" = {}
+        self._jump_hosts: "dict[HostEntry, _Shared]" = {}
 
     def dial(self, entry: HostEntry) -> Ssh:
         """Connect. Raises HostError, which says what is wrong and what helps."""
-        return self._dial(self._route(entry), 0)
+        route = self._route(entry)
+        self._refuse_circle(route)
+        return self._dial(route)
 
     def close(self) -> None:
         """End the connections to jump hosts, and whatever is being dialled."""
         self._closing.set()
+        self._keys.close()
         with self._lock:
             shared = list(self._jump_hosts.values())
         for one in shared:
@@ -105,16 +107,23 @@ class Dialer:
             jumps=jumps,
         )
 
-    def _dial(self, route: Route, depth: int) -> Ssh:
-        if depth > _MOST_JUMPS:
-            raise HostError(f"{route.name}: its jump hosts lead in a circle")
+    def _refuse_circle(self, route: Route) -> None:
+        """Raise HostError where the way to a host leads through itself, before anybody waits for that."""
+        seen: "set[HostEntry]" = set()
+        ahead = route
+        while ahead.jumps:
+            jump = _jump_of(ahead)
+            if jump in seen:
+                raise HostError(f"{route.name}: its jump hosts lead in a circle, through {jump.address}")
+            seen.add(jump)
+            ahead = self._route(jump)
+
+    def _dial(self, route: Route) -> Ssh:
         delay_s = _FIRST_DELAY_S
         deadline = time.monotonic() + _DROPPED_TIMEOUT_S
         while True:
             try:
-                return Ssh(
-                    route.name, _spelled(Target(route.address, route.user, route.port)), self._connect(route, depth)
-                )
+                return Ssh(route.name, _spelled(Target(route.address, route.user, route.port)), self._connect(route))
             except _Dropped as exc:
                 if time.monotonic() + delay_s > deadline:
                     raise HostError(
@@ -125,8 +134,8 @@ class Dialer:
                 raise HostError(f"{route.name}: interrupted")
             delay_s = min(_MOST_DELAY_S, 1.7 * delay_s)
 
-    def _connect(self, route: Route, depth: int) -> paramiko.Transport:
-        sock = self._reach(route, depth)
+    def _connect(self, route: Route) -> paramiko.Transport:
+        sock = self._reach(route)
         greeting = b"" if route.jumps else _greeting(route, sock)
         connection: Optional[paramiko.Transport] = None
         try:
@@ -155,19 +164,17 @@ class Dialer:
             sock.close()
             raise
 
-    def _reach(self, route: Route, depth: int) -> socket.socket:
+    def _reach(self, route: Route) -> socket.socket:
         """Return a TCP connection to the host, straight or through its jump hosts."""
         if not route.jumps:
             return _tcp(route)
-        *before, last = route.jumps
-        jump = ",".join(_spelled(target) for target in before) or ("none" if len(route.jumps) > 1 else None)
-        entry = HostEntry(last.address, last.address, last.user, last.port, jump=jump)
+        jump = _jump_of(route)
         with self._lock:
-            shared = self._jump_hosts.setdefault((last, tuple(before)), _Shared())
+            shared = self._jump_hosts.setdefault(jump, _Shared())
         with shared.lock:  # hosts behind it wait for one of them to connect
             if shared.ssh is None or not shared.ssh.is_alive():
                 try:
-                    shared.ssh = self._dial(self._route(entry), depth + 1)
+                    shared.ssh = self._dial(self._route(jump))
                 except HostError as exc:
                     raise HostError(f"{route.name}: by its jump host {exc}") from exc
         try:
@@ -308,6 +315,13 @@ def _with_includes(file: Path, depth: int) -> str:
 
 def _home(path: str) -> Path:
     return Path(path.strip('"')).expanduser()
+
+
+def _jump_of(route: Route) -> HostEntry:
+    """Return the last host on the way to another; the hosts before it lead there."""
+    *before, last = route.jumps
+    way = ",".join(_spelled(target) for target in before) or None
+    return HostEntry(last.address, last.address, last.user, last.port, jump=way)
 
 
 def _spelled(target: Target) -> str:

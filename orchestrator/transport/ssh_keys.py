@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import getpass
 import sys
+import termios
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import paramiko
 
@@ -25,6 +26,8 @@ class KeyRing:
         self._lock = threading.Lock()
         self._read: "dict[Path, Optional[paramiko.PKey]]" = {}
         self._trouble: "dict[Path, str]" = {}
+        self._asking = threading.Lock()
+        self._terminal: "Optional[list[Any]]" = None  # how it was set before a question
 
     def authenticate(
         self,
@@ -71,7 +74,7 @@ class KeyRing:
         files = identity_files or [Path(name).expanduser() for name in _DEFAULT_FILES]
         locked = []
         for file in files:
-            key = self._load(file, None)
+            key = self._load(file)
             if key is not None:
                 yield from _forms(key, file, certificate_files)
             elif self._trouble[file] == _LOCKED:
@@ -87,44 +90,59 @@ class KeyRing:
             else:
                 tried.append(f"{file} ({self._trouble[file]})")
 
-    def _load(self, file: Path, passphrase: Optional[str]) -> Optional[paramiko.PKey]:
+    def _load(self, file: Path) -> Optional[paramiko.PKey]:
+        """Return the key in *file*, or None where `_trouble` has the reason."""
         with self._lock:
-            if passphrase is None and file in self._read:
-                return self._read[file]
-            self._read[file] = None
-            try:
-                self._read[file] = paramiko.PKey.from_path(file, passphrase)
-            except FileNotFoundError:
-                self._trouble[file] = "no such file"
-            except OSError as exc:
-                self._trouble[file] = str(exc.strerror)
-            except (paramiko.PasswordRequiredException, TypeError):  # cryptography's word for it
-                self._trouble[file] = _LOCKED
-            except (paramiko.SSHException, ValueError):
-                self._trouble[file] = "no private key" if passphrase is None else "wrong passphrase"
-            except Exception as exc:  # UnknownKeyType is no SSHException, nor are the parser's own
-                self._trouble[file] = f"unusable: {type(exc).__name__}"
+            if file not in self._read:
+                self._read[file], self._trouble[file] = _key_in(file, None)
             return self._read[file]
 
     def _unlock(self, file: Path) -> Optional[paramiko.PKey]:
-        with _terminal:
+        with self._asking:
             if self._read[file] is not None or self._trouble[file] != _LOCKED:
                 return self._read[file]  # another host's thread has asked meanwhile
             if not (sys.stdin and sys.stdin.isatty()):
                 return None
-            for _ in range(_TRIES):
-                try:
-                    passphrase = getpass.getpass(f"passphrase of {file}: ")
-                except (EOFError, OSError):
-                    return None
-                key = self._load(file, passphrase)
-                if key is not None:
-                    return key
+            self._terminal = termios.tcgetattr(sys.stdin)
+            try:
+                for _ in range(_TRIES):
+                    key, trouble = _key_in(file, getpass.getpass(f"passphrase of {file}: "))
+                    if key is not None:
+                        self._read[file] = key
+                        return key
+                self._trouble[file] = trouble
+            except (EOFError, OSError):
+                self._trouble[file] = "its passphrase was not given"
+            finally:
+                self._terminal = None
             return None
+
+    def close(self) -> None:
+        """Have the terminal show again what is typed: an interrupted question cannot do so itself, in its thread."""
+        terminal = self._terminal
+        if terminal is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSANOW, terminal)
+
+
+def _key_in(file: Path, passphrase: Optional[str]) -> "tuple[Optional[paramiko.PKey], str]":
+    """Return the key in *file*, or why there is none."""
+    # paramiko says text, and gives it to cryptography, which takes bytes only.
+    secret: Any = passphrase.encode() if passphrase is not None else None
+    try:
+        return paramiko.PKey.from_path(file, secret), ""
+    except FileNotFoundError:
+        return None, "no such file"
+    except OSError as exc:
+        return None, str(exc.strerror)
+    except (paramiko.PasswordRequiredException, TypeError):  # cryptography's word for it
+        return None, _LOCKED
+    except (paramiko.SSHException, ValueError):
+        return None, "no private key" if passphrase is None else "wrong passphrase"
+    except Exception as exc:  # UnknownKeyType is no SSHException, nor are those of the parsers
+        return None, f"unusable: {type(exc).__name__}"
 
 
 _LOCKED = "locked by a passphrase, and nobody is there to ask; `ssh-add` it"
-_terminal = threading.Lock()
 
 
 def _forms(key: paramiko.PKey, file: Path, certificates: Sequence[Path]) -> "Iterator[tuple[str, paramiko.PKey]]":
