@@ -128,8 +128,10 @@ def test_slots_are_that_many_devices() -> None:
         ("hosts:\n- name: a\n  devices: 0", "f:3:3: devices: 0: a run needs at least one"),
         ("hosts:\n- name: a\n  devices: [1, 1]", "unique"),
         ("hosts:\n- name: a\n  devices: {0: 10.0.0.256}", "no IPv4 or IPv6 address"),
-        ("hosts:\n- name: a\n  devices: [{device_id: 0, ip: 10.0.0.1}]",
-         "f:3:28: unknown field 'devices.0.ip'; known: device_id, device_ip"),
+        (
+            "hosts:\n- name: a\n  devices: [{device_id: 0, ip: 10.0.0.1}]",
+            "f:3:28: unknown field 'devices.0.ip'; known: device_id, device_ip",
+        ),
         ("hosts:\n- name: a\n  devices: [x]", "devices"),
         ("hosts:\n- name: a\n- name: a", "host a is named twice"),
         ("a\nb\na", "host a is named twice"),
