@@ -157,30 +157,37 @@ class Local(Transport):
     def __init__(self, host: str = "localhost") -> None:
         self.host = self.address = host
         self._streams: "set[_LocalStream]" = set()
+        self._starting = threading.Lock()
+        self._closed = False
 
     def stream(self, argv: Sequence[str]) -> Stream:
         import subprocess
 
-        try:
-            # By a shell, so that a program that is missing ends with code 127 here as it does on a far host.
-            process = subprocess.Popen(
-                ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                cwd=Path.home(),
-                start_new_session=True,
-                bufsize=0,
-            )
-        except (OSError, ValueError) as exc:  # ValueError: a NUL character
-            raise HostError(f"{self.host}: cannot run {shown(argv)}: {exc}") from exc
-        stream = _LocalStream(process, self._streams.discard)
-        self._streams.add(stream)
-        return stream
+        with self._starting:
+            if self._closed:
+                raise HostError(f"{self.host}: the connection is closed")
+            try:
+                # By a shell, so that a program that is missing ends with code 127 here as it does on a far host.
+                process = subprocess.Popen(
+                    ["/bin/sh", "-c", 'exec "$@"', "sh", *argv],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    cwd=Path.home(),
+                    start_new_session=True,
+                    bufsize=0,
+                )
+            except (OSError, ValueError) as exc:  # ValueError: a NUL character
+                raise HostError(f"{self.host}: cannot run {shown(argv)}: {exc}") from exc
+            stream = _LocalStream(process, self._streams.discard)
+            self._streams.add(stream)
+            return stream
 
     def close(self) -> None:
+        with self._starting:  # what another thread starts just now must not be missed
+            self._closed = True
         for stream in list(self._streams):
-            stream.close()
+            stream.end()  # whoever reads from it learns of that, and closes it
 
 
 class _LocalStream(Stream):
@@ -188,24 +195,30 @@ class _LocalStream(Stream):
         assert process.stdin and process.stdout and process.stderr
         self._process, self._forget = process, forget
         self._stdin, self._stdout, self._errors = process.stdin, process.stdout, process.stderr
+        self._writing = threading.Lock()
         self._stderr = Tail()
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
 
     def read(self, timeout_s: Optional[float] = None) -> bytes:
-        if not select.select([self._stdout], [], [], timeout_s)[0]:
+        poll = select.poll()  # `select` knows no more than 1024 files
+        poll.register(self._stdout, select.POLLIN)
+        if not poll.poll(None if timeout_s is None else 1000 * timeout_s):
             raise TimeoutError(f"nothing within {timeout_s} s")
         return os.read(self._stdout.fileno(), CHUNK_BYTES)
 
     def write(self, data: bytes) -> None:
         view = memoryview(data)
-        with contextlib.suppress(OSError, ValueError):  # it does not want any more, or was closed
+        with self._writing, contextlib.suppress(OSError, ValueError):  # it does not want any more, or was closed
             while view:
                 view = view[self._stdin.write(view) :]
 
     def end_input(self) -> None:
-        with contextlib.suppress(OSError):
-            self._stdin.close()
+        # Never under a thread that writes: the next file to be opened would get its number, and then its bytes.
+        if self._writing.acquire(timeout=_GRACE_S):
+            with contextlib.suppress(OSError):
+                self._stdin.close()
+            self._writing.release()
 
     def wait(self, timeout_s: Optional[float] = None) -> Completed:
         import subprocess
@@ -217,21 +230,23 @@ class _LocalStream(Stream):
         self._reader.join(_GRACE_S)  # a child of it that runs on may hold its standard error
         return Completed(code if code >= 0 else 128 - code, b"", self._stderr.bytes())
 
-    def close(self) -> None:
+    def end(self) -> None:
+        """End the program, and what it started, if it still runs."""
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 with contextlib.suppress(ProcessLookupError, TimeoutError):
                     os.killpg(self._process.pid, number)
                     self.wait(_GRACE_S)
+
+    def close(self) -> None:
+        self.end()
         self.end_input()
-        self._reader.join(_GRACE_S)
-        for pipe in (self._stdout, self._errors):
-            pipe.close()
+        self._stdout.close()
         self._forget(self)
 
     def _read_stderr(self) -> None:
-        with contextlib.suppress(OSError, ValueError):  # closed by us
-            while data := os.read(self._errors.fileno(), CHUNK_BYTES):
+        with self._errors:
+            while data := self._errors.read(CHUNK_BYTES):
                 self._stderr.add(data)
 
 

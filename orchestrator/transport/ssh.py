@@ -45,6 +45,7 @@ class Ssh(Transport):
         self._most_sessions = _SESSIONS
         self._streams: "set[_SshStream]" = set()
         self._open_sessions = 0
+        self._closing = False
         connection.set_keepalive(_KEEPALIVE_S)
 
     def is_alive(self) -> bool:
@@ -64,6 +65,7 @@ class Ssh(Transport):
             raise
         with self._sessions:
             self._streams.add(stream)
+            self._sessions.notify_all()
         return stream
 
     def tunnel(self, address: str, port: int, timeout_s: float) -> socket.socket:
@@ -82,6 +84,10 @@ class Ssh(Transport):
 
     def close(self) -> None:
         with self._sessions:
+            self._closing = True
+            self._sessions.notify_all()
+            # Another thread may be about to start a program, which must not be missed.
+            self._sessions.wait_for(lambda: self._open_sessions == len(self._streams), _KILL_TIMEOUT_S)
             streams = list(self._streams)
         self._end(streams)
         self._connection.close()
@@ -91,8 +97,10 @@ class Ssh(Transport):
     def _open_session(self) -> paramiko.Channel:
         """Return a new session; wait for one of ours to end where the host takes no more."""
         with self._sessions:
-            while self._open_sessions >= self._most_sessions and self.is_alive():
+            while self._open_sessions >= self._most_sessions and self.is_alive() and not self._closing:
                 self._sessions.wait()
+            if self._closing:
+                raise HostError(f"{self.host}: the connection is closed")
             self._open_sessions += 1
         try:
             return self._ask_for_session()

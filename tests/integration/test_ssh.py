@@ -228,9 +228,11 @@ def test_a_server_that_is_no_sshd_is_told(dialer: Dial, words: bytes, reason: st
 def test_a_host_that_vanishes_under_a_program_is_told(testbed: Testbed, dialer: Dial) -> None:
     host = testbed.hosts[1]
     with dialer().dial(HostEntry(host.name, host.name)) as ssh:
-        threading.Timer(0.3, testbed.crash, [host]).start()
+        crash = threading.Timer(0.3, testbed.crash, [host])
+        crash.start()
         with pytest.raises(HostError, match=f"^{host.name}: .*the connection is lost"):
             ssh.run(["sleep", "60"])
+        crash.join()
         with pytest.raises(HostError, match="the connection is lost"):
             ssh.run(["true"])
 

@@ -72,6 +72,28 @@ def test_this_machine_needs_no_ssh() -> None:
         assert fleet.errors == {}
 
 
+def test_closing_ends_what_other_threads_have_just_begun() -> None:
+    local = Local()
+    ended: "list[str]" = []
+
+    def run(_: int) -> None:
+        while True:
+            try:
+                local.run(["sleep", "100357"], timeout_s=60)
+            except HostError as exc:
+                ended.append(str(exc))
+                return
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    local.close()
+    for thread in threads:
+        thread.join(20)
+    assert ended == ["localhost: the connection is closed"] * 4
+    assert Local().run(["pgrep", "-f", "^sleep 100357"]).code == 1
+
+
 def test_setup_lines_run_before_a_program_and_their_words_do_not_mix_with_its_own() -> None:
     argv = with_setup(["echo noise", "export A='it is $HOME'"], ["sh", "-c", 'printf %s "$A$1"', "sh", "-x 'y"])
     done = Local().run(argv)
