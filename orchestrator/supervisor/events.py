@@ -23,6 +23,11 @@ KILLING = "killing"  # processes: what the grace left over
 SWEPT = "swept"  # pids: leftovers that carried the run's mark
 UNKILLABLE = "unkillable"  # pids: leftovers that could not be ended
 RUN_FINISHED = "run_finished"
+# Of a run on far hosts, in the controller's journal: what the two above are called there of one host, and its line.
+HOST_STARTED = "host_started"
+HOST_FINISHED = "host_finished"
+HOST_SILENT = "host_silent"  # host, reason: it cannot be reached
+HOST_BACK = "host_back"  # host
 
 FROM_PROGRESS_FILE = (PHASE, EPOCH, CHECKPOINT, EVALUATION)
 
@@ -38,6 +43,7 @@ class Event:
     host: str
     rank: Optional[int] = None  # None: the event is the host's, not one rank's
     data: Mapping[str, Any] = field(default_factory=dict)
+    of_host: Optional[int] = None  # its number in the journal of the host that it was copied from
 
     def to_line(self) -> str:
         fields = {
@@ -51,6 +57,8 @@ class Event:
             fields["rank"] = self.rank
         if self.data:
             fields["data"] = dict(self.data)
+        if self.of_host is not None:
+            fields["of_host"] = self.of_host
         return json.dumps(fields, separators=(",", ":")) + "\n"
 
     @classmethod
@@ -69,6 +77,7 @@ class Event:
                 host=str(fields["host"]),
                 rank=fields.get("rank"),
                 data=data,
+                of_host=fields.get("of_host"),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
             return None

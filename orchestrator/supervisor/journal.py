@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
-from orchestrator.supervisor.events import Event
+from orchestrator.supervisor.events import HOST_FINISHED, HOST_STARTED, RUN_FINISHED, RUN_STARTED, Event
 
 
 def read_events(path: Path, offset: int = 0) -> Tuple[List[Event], int]:
@@ -43,6 +44,16 @@ class Journal:
 
     def append(self, kind: str, data: Optional[Mapping[str, Any]] = None, *, rank: Optional[int] = None) -> None:
         event = Event(self._next_seq, time.time(), time.monotonic(), kind, self.host, rank, data or {})
+        self._add(event)
+
+    def copy(self, event: Event) -> Event:
+        """Append an event of another host's journal and return it as it is here; there it has the number `of_host`."""
+        kind = {RUN_STARTED: HOST_STARTED, RUN_FINISHED: HOST_FINISHED}.get(event.kind, event.kind)
+        copied = replace(event, seq=self._next_seq, kind=kind, of_host=event.seq)
+        self._add(copied)
+        return copied
+
+    def _add(self, event: Event) -> None:
         self._next_seq += 1
         self._waiting.append(event.to_line().encode())
         self.flush()

@@ -63,7 +63,8 @@ def may_adopt(run_dir: RunDir) -> bool:
     ):
         return False
     try:
-        facts = [os.stat(run_dir.root), os.lstat(run_dir.host_plan), os.lstat(run_dir.processes)]
+        acted_on = run_dir.hosts if run_dir.hosts.exists() else run_dir.host_plan
+        facts = [os.stat(run_dir.root), os.lstat(acted_on), os.lstat(run_dir.processes)]
     except OSError:
         return False  # a collected copy: its ranks are another folder's
     writable_by_others = stat.S_IWGRP | stat.S_IWOTH

@@ -15,6 +15,7 @@ class RunDir:
     plan.json              the whole run, as launched
     rank_table.json        where the ranks meet by a rank table
     host_plan.json         what this host's supervisor acts on
+    hosts.json             where a run on far hosts lives; then journal.jsonl is the controller's
     journal.jsonl          one event a line, only appended, by the supervisor alone
     supervisor.lock        held by the supervisor, and says who that is
     supervisor.log
@@ -22,6 +23,8 @@ class RunDir:
     requests/              what others ask of the supervisor: stop.json
     train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl
     scheduler/             the same for MindSpore's scheduler process
+    hosts/NAME/            brought here from a far host: its journal, what its supervisor logged
+    code/                  the user's program, on a host that does not share its folder
     evals/NAME/            the run folder of each evaluation
     ```
     """
@@ -43,6 +46,18 @@ class RunDir:
     @property
     def host_plan(self) -> Path:
         return self.root / "host_plan.json"
+
+    @property
+    def hosts(self) -> Path:
+        return self.root / "hosts.json"
+
+    def of_host(self, name: str) -> Path:
+        """Return the folder for what every far host has under the same name."""
+        return self.root / "hosts" / name
+
+    @property
+    def code(self) -> Path:
+        return self.root / "code"
 
     @property
     def journal(self) -> Path:

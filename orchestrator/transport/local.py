@@ -8,18 +8,15 @@ import re
 import select
 import signal
 import socket
-import sys
 import threading
-import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Optional
+from typing import TYPE_CHECKING, Optional
 
 from orchestrator.errors import HostError
 from orchestrator.inventory import Device, Host
-from orchestrator.supervisor import ownership
-from orchestrator.supervisor.linux import close_from, die_with_parent
+from orchestrator.supervisor import starting
+from orchestrator.supervisor.linux import die_with_parent
 from orchestrator.supervisor.main import supervise
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import CHUNK_BYTES, Completed, Stream, Tail, Transport, shown
@@ -28,8 +25,6 @@ if TYPE_CHECKING:
     import subprocess
 
 CPU_DEVICES = 8  # ranks that a host without Ascend takes at least: as many as an Ascend server has devices
-_READY = b"+"
-_OTHER_STARTS_S = 2.0
 _GRACE_S = 1.0  # between SIGTERM and SIGKILL for a program that nobody waits for any more
 
 
@@ -96,38 +91,14 @@ def is_port_free(port: int, address: str = "127.0.0.1") -> bool:
     return True
 
 
-def start_supervisor(run_dir: RunDir) -> None:
-    """Start a supervisor for *run_dir* that outlives us; return once one is under way, ours or another's.
+def start_watch(run_dir: RunDir, watch: "starting.Watch" = supervise) -> None:
+    """Start what watches over *run_dir* and outlives us; return once one is under way, ours or another's.
 
-    It is forked, not executed: that spares the start of a second interpreter, which is a third of the
-    time that eight ranks take to come up. Raises HostError with the supervisor's own words where it
-    could not begin; OSError where its log cannot be written.
+    Raises HostError with its own words where it could not begin; OSError where its log cannot be written.
     """
-    log = os.open(run_dir.supervisor_log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    said_before = os.fstat(log).st_size
-    ready_read, ready_write = os.pipe()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child == 0:
-        _detach(run_dir, log, ready_write)
-    os.close(ready_write)
-    with contextlib.suppress(ChildProcessError):  # our parent had us ignore SIGCHLD
-        os.waitpid(child, 0)
-    with os.fdopen(ready_read, "rb") as pipe, os.fdopen(log, "rb") as words:
-        if pipe.read(1) == _READY:
-            return
-        deadline = time.monotonic() + _OTHER_STARTS_S
-        while time.monotonic() < deadline:  # another one may have been a moment faster; it is not ours to wait for
-            owner = ownership.owner(run_dir)
-            if owner is not None and owner.is_alive():
-                return
-            time.sleep(0.05)
-        words.seek(said_before)
-        said = words.read().decode("utf-8", "replace").strip().splitlines()
-    raise HostError(
-        f"the supervisor could not start: {said[-1] if said else 'it left no word'} ({run_dir.supervisor_log})"
-    )
+    reason = starting.start(run_dir, watch)
+    if reason:
+        raise HostError(reason)
 
 
 def start_child(argv: Sequence[str], environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
@@ -248,28 +219,3 @@ class _LocalStream(Stream):
         with self._errors:
             while data := self._errors.read(CHUNK_BYTES):
                 self._stderr.add(data)
-
-
-def _detach(run_dir: RunDir, log: int, ready: int) -> NoReturn:
-    """Become a process of its own that supervises; nothing of ours may hold on to our parent's files."""
-    code = 1
-    try:
-        os.setsid()
-        if os.fork():
-            os._exit(0)  # the parent of the supervisor ends at once, so init will reap it
-        null = os.open(os.devnull, os.O_RDWR)
-        for target, source in ((0, null), (1, log), (2, log)):
-            os.dup2(source, target)
-        close_from(3, keep=(ready,))
-        os.chdir("/")  # a supervisor must not keep somebody's file system busy
-        sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
-
-        def tell_ready() -> None:
-            os.write(ready, _READY)
-            os.close(ready)
-
-        code = supervise(run_dir, tell_ready)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)

@@ -1,0 +1,85 @@
+"""What travels to far hosts: our supervisor as one archive, and the code of the job."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+import orchestrator
+from orchestrator.errors import SpecError
+
+# The supervisor is whole by itself; the others look at datasets, and need nothing but it and the standard library.
+_TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py")
+_MAIN = "import sys\nfrom orchestrator.farside import main\nsys.exit(main(sys.argv[1:]))\n"
+_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal archive
+_MOST_CODE_BYTES = 64 << 20
+_NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "runs", "collected"}
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file that far hosts keep by its content."""
+
+    name: str
+    content: bytes
+
+
+def supervisor_archive() -> Archive:
+    """Return what Python 3.9 or later runs on a host that has nothing of ours."""
+    root = Path(orchestrator.__file__).parent
+    files = [root / name for name in _TRAVELLERS] + sorted((root / "supervisor").glob("*.py"))
+    content = _zipped({f"orchestrator/{path.relative_to(root)}": path.read_bytes() for path in files}, _MAIN)
+    return Archive(f"supervisor-{hashlib.sha256(content).hexdigest()[:16]}.pyz", content)
+
+
+def module_archive(module: str) -> Archive:
+    """Return the package that *module* belongs to, as an archive that Python imports from. Raises SpecError."""
+    top = module.partition(".")[0]
+    spec = importlib.util.find_spec(top)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
+        raise SpecError(f"module {module}: its package {top} is not here to be sent along")
+    return _archive(top, {f"{top}/{path}": content for path, content in _files(Path(folders[0])).items()})
+
+
+def _archive(stem: str, files: "dict[str, bytes]") -> Archive:
+    content = _zipped(files, None)
+    return Archive(f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.zip", content)
+
+
+def folder_archive(folder: Path) -> Archive:
+    """Return a user's own folder, to be unpacked where hosts do not share it. Raises SpecError."""
+    return _archive("folder", _files(folder))
+
+
+def _files(folder: Path) -> "dict[str, bytes]":
+    found: "dict[str, bytes]" = {}
+    size = 0
+    for where, folders, names in os.walk(folder):
+        folders[:] = sorted(one for one in folders if one not in _NOT_CODE and not one.startswith("."))
+        for name in sorted(names):
+            path = Path(where) / name
+            if name.endswith(".pyc") or name.startswith(".") or path.is_symlink() or not path.is_file():
+                continue
+            size += path.stat().st_size
+            if size > _MOST_CODE_BYTES:
+                raise SpecError(
+                    f"{folder}: more than {_MOST_CODE_BYTES >> 20} MiB to send to hosts that do not share it; "
+                    "put the program into a folder of its own, or on a file system that they share"
+                )
+            found[str(path.relative_to(folder))] = path.read_bytes()
+    return found
+
+
+def _zipped(files: "dict[str, bytes]", main: Optional[str]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in [*files.items(), *([("__main__.py", main.encode())] if main else [])]:
+            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), content, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()

@@ -1,0 +1,155 @@
+"""What runs of us on a far host, from one archive: `python ARCHIVE COMMAND ...`, answers on standard output.
+
+    look                what this host is and has, for what standard input asks after
+    start FOLDER        make the run folder from standard input, and start its supervisor
+    follow FOLDER SEQ   the journal after event SEQ as it grows; a supervisor that was killed gets a successor
+    files FOLDER        the regular files of a run, one a line
+    tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
+
+What cannot be done is said in the last line of standard error, with exit code 1. Standard library only.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Optional
+
+from orchestrator.datasets import check_dataset
+from orchestrator.errors import AscendrunError
+from orchestrator.supervisor import serving
+from orchestrator.supervisor.process import Place
+from orchestrator.supervisor.rundir import RunDir
+
+_LEAST_FREE_BYTES = 16 << 20
+
+
+def main(words: "list[str]") -> int:
+    command, *rest = words or [""]
+    try:
+        if command == "look":
+            json.dump(look(json.load(sys.stdin)), sys.stdout)
+        elif command == "start":
+            serving.start_run(RunDir(Path(rest[0])), json.load(sys.stdin))
+        elif command == "follow":
+            serving.follow(RunDir(Path(rest[0])), int(rest[1]))
+        elif command == "files":
+            serving.list_files(Path(rest[0]))
+        elif command == "tail":
+            serving.tail(Path(rest[0]), json.loads(sys.stdin.readline()))
+        else:
+            sys.exit(__doc__)
+    except serving.Refused as exc:
+        print(exc, file=sys.stderr)
+        return 1
+    except OSError as exc:
+        print(f"{exc.filename or 'input/output'}: {exc.strerror or exc}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
+    """Return what this host is. *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared."""
+    folder = Path(os.path.expanduser(asked["folder"]))
+    return {
+        "python": list(sys.version_info[:3]),
+        "executable": sys.executable,
+        "hostname": socket.gethostname(),
+        "place": Place.here(),
+        "time": time.time(),
+        "address": _own_address(),
+        "cpus": sorted(os.sched_getaffinity(0)),
+        "cpu_flags": _cpu_flags(),
+        "ascend": _ascend_device_ids(),
+        "folder": str(folder),
+        "folder_problem": _folder_problem(folder),
+        "versions": {name: _version(name) for name in asked["modules"]},
+        "dataset_problem": _dataset_problem(asked.get("dataset"), asked.get("layout")),
+        "program_problem": _program_problem(asked.get("program")),
+        "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
+        "ports": _free_ports(asked["ports"]),
+    }
+
+
+def _own_address() -> "Optional[str]":
+    """Return the address by which SSH reached this host, which others of its network can reach too."""
+    words = os.environ.get("SSH_CONNECTION", "").split()
+    return words[2] if len(words) == 4 else None
+
+
+def _cpu_flags() -> "list[str]":
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                name, _, value = line.partition(":")
+                if name.strip() in ("flags", "Features"):
+                    return value.split()
+    except OSError:
+        pass
+    return []
+
+
+def _ascend_device_ids() -> "list[int]":
+    names = (re.fullmatch(r"davinci(\d+)", name) for name in os.listdir("/dev"))
+    return sorted(int(match.group(1)) for match in names if match)
+
+
+def _folder_problem(folder: Path) -> "Optional[str]":
+    """Say why a run folder cannot be made there; None: it can."""
+    if os.path.lexists(folder):
+        return f"{folder} exists already"
+    parent = folder.parent
+    while not parent.exists():
+        parent = parent.parent
+    if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+        return f"{parent} cannot be written"
+    free = shutil.disk_usage(parent).free
+    if free < _LEAST_FREE_BYTES:
+        return f"the disk of {parent} is full ({free / 1e6:.1f} MB free)"
+    return None
+
+
+def _version(name: str) -> "Optional[str]":
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _dataset_problem(dataset: "Optional[str]", layout: "Optional[str]") -> "Optional[str]":
+    if dataset is None:
+        return None
+    if layout is None:
+        return None if os.path.exists(dataset) else f"{dataset}: no such file or folder"
+    try:
+        check_dataset(layout, Path(dataset))
+    except AscendrunError as exc:
+        return str(exc)
+    return None
+
+
+def _program_problem(program: Optional[str]) -> Optional[str]:
+    """Say why a program cannot be run here; one that is named from its own folder comes along with it."""
+    if program is None or (os.sep in program and not os.path.isabs(program)) or shutil.which(program):
+        return None
+    where = "" if os.sep in program else f" in its PATH ({os.environ.get('PATH', '')})"
+    return f"there is no program {program}{where}; `setup:` in hosts.yaml can bring it there"
+
+
+def _free_ports(count: int) -> "list[int]":
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
