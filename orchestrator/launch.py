@@ -15,7 +15,7 @@ from orchestrator.datasets import check_dataset
 from orchestrator.errors import HostError, NameTakenError, RunDirError, SpecError
 from orchestrator.inventory import Device, Host, select_devices
 from orchestrator.jobspec import JobSpec, check_name
-from orchestrator.plan import Ports, RunPlan, compile_cache_key, make_plan
+from orchestrator.plan import Ports, RunPlan, Site, compile_cache_key, make_plan
 from orchestrator.store import Run, Store
 from orchestrator.supervisor.journal import read_events
 from orchestrator.supervisor.masking import MASK, looks_secret
@@ -50,25 +50,27 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
     dataset = _check_dataset(spec, request.dataset)
     _check_program(spec, environment)
     now = time.time()
-    name = request.name or f"{spec.name[:_MOST_OF_JOB_NAME]}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
+    name = request.name or name_of(spec, now)
     check_name(name, "--name")
+    site = Site(host, devices, RunDir(folder_of(request, name)), sys.executable, environment)
     return make_plan(
         spec,
-        host,
-        devices,
+        [site],
         run_id=f"{name}-{os.urandom(4).hex()}",
         name=name,
         created_at=now,
-        run_dir=RunDir(_folder(request, name)),
         ports=_ports(request.master_port),
-        environment=environment,
-        python=sys.executable,
         launched_from=os.getcwd(),
-        command_line=_without_secrets(request.command_line),
+        command_line=without_secrets(request.command_line),
         dataset=dataset,
         compile_cache=compile_cache(spec, len(devices), host.backend),
         rank_table=rank_table,
     )
+
+
+def name_of(spec: JobSpec, now: float) -> str:
+    """Return the name of a run that its user gave none."""
+    return f"{spec.name[:_MOST_OF_JOB_NAME]}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
 
 
 def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str], store: Store) -> Run:
@@ -79,7 +81,7 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
     named, base = request, ""
     for attempt in itertools.count(2):
         plan = prepare(spec, named, environment)
-        root = _folder(named, plan.name)
+        root = folder_of(named, plan.name)
         try:
             store.add(plan.name, root)
             break
@@ -101,7 +103,7 @@ def begin(run: Run, undo: Callable[[], None]) -> None:
     """
     try:
         _write(run)
-        local.start_supervisor(run.run_dir)
+        local.start_watch(run.run_dir)
     except BaseException as exc:
         if not read_events(run.run_dir.journal)[0]:
             undo()
@@ -123,13 +125,11 @@ def _write(run: Run) -> None:
 
 def _ranks(spec: JobSpec, request: LaunchRequest, host: Host) -> "tuple[tuple[Device, ...], Optional[str]]":
     """Return the device of each rank, and the rank table if MindSpore's ranks meet by one."""
-    wanted = str(spec.devices) if request.devices is None else request.devices
-    rendezvous = request.rendezvous or spec.rendezvous
-    if request.rank_table is not None and rendezvous == "cluster":
-        raise SpecError("--rank-table goes with --rendezvous rank-table; in a cluster the ranks find one another")
-    if request.rank_table is None and rendezvous == "auto":
-        rendezvous = _usual_rendezvous(host.backend)
-    if request.rank_table is None and rendezvous == "cluster":
+    wanted = devices_of(spec, request)
+    ascend = host.backend == "ascend"
+    # which version it is takes a look that a launch elsewhere need not spend
+    version = _mindspore_version() if ascend else None
+    if rendezvous_of(spec, request, ascend=ascend, mindspore=version) == "cluster":
         return select_devices(wanted, host.devices), None
     from orchestrator import ranktables  # most launches on one machine need none
 
@@ -140,9 +140,24 @@ def _ranks(spec: JobSpec, request: LaunchRequest, host: Host) -> "tuple[tuple[De
     return tuple(Device(device_id) for device_id in table.devices_by_rank()), text
 
 
-def _usual_rendezvous(backend: str) -> str:
-    """Return how MindSpore's ranks meet if nobody says: 1.x knows rank tables only, later ones advise against them."""
-    return "rank-table" if backend == "ascend" and (_mindspore_version() or "").startswith("1.") else "cluster"
+def devices_of(spec: JobSpec, request: LaunchRequest) -> str:
+    """Return what is asked for of each host, as `--devices` says it."""
+    return str(spec.devices) if request.devices is None else request.devices
+
+
+def rendezvous_of(spec: JobSpec, request: LaunchRequest, *, ascend: bool, mindspore: Optional[str]) -> str:
+    """Return how MindSpore's ranks meet: `rank-table` or `cluster`. Raises SpecError for a contradiction.
+
+    If nobody says: MindSpore 1.x knows rank tables only, later versions advise against them.
+    """
+    wanted = request.rendezvous or spec.rendezvous
+    if request.rank_table is not None:
+        if wanted == "cluster":
+            raise SpecError("--rank-table goes with --rendezvous rank-table; in a cluster the ranks find one another")
+        return "rank-table"
+    if wanted != "auto":
+        return wanted
+    return "rank-table" if ascend and (mindspore or "").startswith("1.") else "cluster"
 
 
 def _mindspore_version() -> Optional[str]:
@@ -156,7 +171,7 @@ def _mindspore_version() -> Optional[str]:
     return None
 
 
-def _without_secrets(words: Sequence[str]) -> "tuple[str, ...]":
+def without_secrets(words: Sequence[str]) -> "tuple[str, ...]":
     """Mask the values of `environment.NAME=VALUE` whose name looks secret: the plan is kept and handed on."""
     masked = []
     for word in words:
@@ -167,7 +182,7 @@ def _without_secrets(words: Sequence[str]) -> "tuple[str, ...]":
     return tuple(masked)
 
 
-def _folder(request: LaunchRequest, name: str) -> Path:
+def folder_of(request: LaunchRequest, name: str) -> Path:
     return Path(os.path.abspath(os.path.expanduser(request.run_dir))) / name
 
 

@@ -67,8 +67,18 @@ def ensure_supervised(run: Run, state: RunState) -> bool:
         return False
     if Follower(run).state().finished:  # it ended between the two looks
         return False
-    local.start_supervisor(run.run_dir)
+    start_watch(run)
     return True
+
+
+def start_watch(run: Run) -> None:
+    """Start what watches over *run*: a supervisor, or the controller of far hosts. Raises HostError or OSError."""
+    if not run.run_dir.hosts.exists():
+        local.start_watch(run.run_dir)
+        return
+    from orchestrator.controller import control  # paramiko takes 0.2 s: only where a host is far
+
+    local.start_watch(run.run_dir, control)
 
 
 def lives_elsewhere(run: Run, state: RunState) -> Optional[str]:

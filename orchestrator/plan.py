@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Optional
 
@@ -57,13 +57,16 @@ class RunPlan:
     command_line: tuple[str, ...]  # what repeats the run
     rank_table: Optional[str] = None  # the text of it, where MindSpore's ranks meet by one
 
-    def host_plan(self) -> HostPlan:
-        """Return what the host of this run acts on."""
-        processes = tuple(rank.process for rank in self.ranks) + ((self.scheduler,) if self.scheduler else ())
+    def host_plan(self, host: Optional[str] = None) -> HostPlan:
+        """Return what a host of this run acts on; None: the first, which has the scheduler besides its ranks."""
+        first = self.ranks[0].host
+        host = first if host is None else host
+        processes = tuple(rank.process for rank in self.ranks if rank.host == host)
+        if host == first and self.scheduler:
+            processes += (self.scheduler,)
         patterns = self.spec.log_patterns if self.spec.log_patterns is not None else MINDSPORE_PATTERNS
-        return HostPlan(
-            self.run_id, self.ranks[0].host, processes, self.spec.grace_s, patterns, self.scheduler_on_demand
-        )
+        on_demand = self.scheduler_on_demand if host == first else None
+        return HostPlan(self.run_id, host, processes, self.spec.grace_s, patterns, on_demand)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -101,79 +104,54 @@ class Ports:
     scheduler: int  # MindSpore's scheduler
 
 
+@dataclass(frozen=True)
+class Site:
+    """What one host gives to a run, and where the run lies on it."""
+
+    host: Host
+    devices: tuple[Device, ...]  # a rank on each, in this order
+    run_dir: RunDir
+    python: str
+    environment: Mapping[str, str]  # what ranks inherit there
+    working_directory: Optional[str] = None  # of a program; None: as the job says
+    code: Optional[str] = None  # a folder of modules that came along
+
+
 def make_plan(
     spec: JobSpec,
-    host: Host,
-    devices: Sequence[Device],
+    sites: Sequence[Site],
     *,
     run_id: str,
     name: str,
     created_at: float,
-    run_dir: RunDir,
     ports: Ports,
-    environment: Mapping[str, str],
-    python: str,
     launched_from: str,
     command_line: Sequence[str],
     dataset: Optional[str] = None,
     compile_cache: Optional[str] = None,
     rank_table: Optional[str] = None,
 ) -> RunPlan:
-    """Plan a run of *spec* with one rank on each of *devices*, in their order.
+    """Plan a run of *spec* with one rank on each device of *sites*, in their order. The *ports* are the first site's.
 
     With the text of a *rank_table* MindSpore's ranks meet by it, which must tell of the same ranks and devices; else in
-    MindSpore's dynamic cluster.
-
-    *environment* is the one the ranks will inherit: what the user set there by hand is left as it is where it
-    only tunes (threads, instruction set, cache) or names a rank table, and replaced where it says who a rank is.
+    MindSpore's dynamic cluster. What the user set by hand in the environment that ranks inherit is left as it is where
+    it only tunes (threads, instruction set, cache), and replaced where it says who a rank is.
     """
-    size = len(devices)
-    shares = _share_cpus(host.cpus, size)
-    tuning = _tuning(host, environment, threads=max(1, len(host.cpus) // size), compile_cache=compile_cache)
-    ranks = []
-    for rank_id, device in enumerate(devices):
-        folder = "train" if size == 1 else f"train_parallel{rank_id}"
-        variables = {
-            **tuning,
-            **_torch_meeting(host, ports),
-            **(_table_meeting(run_dir) if rank_table else _cluster_meeting(host, ports, size, rank_id)),
-            "RANK_ID": str(rank_id),
-            "RANK_SIZE": str(size),
-            "DEVICE_ID": str(device.device_id),
-            "DEVICE_NUM": str(size),
-            "RANK": str(rank_id),
-            "LOCAL_RANK": str(rank_id),
-            "WORLD_SIZE": str(size),
-            "LOCAL_WORLD_SIZE": str(size),
-            "GROUP_RANK": "0",
-            "ASCENDRUN_RUN_NAME": name,
-            "ASCENDRUN_BACKEND": host.backend,
-            "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder(folder)),
-            "ASCENDRUN_PROGRESS": str(run_dir.progress(folder)),
-            **({"ASCENDRUN_DATASET": dataset} if dataset else {}),
-            **spec.environment,
-        }
-        process = ProcessPlan(
-            rank_id,
-            _argv(spec, spec.module, python, host.backend, spec.config, dataset),
-            variables,
-            folder,
-            "train.log",
-            spec.working_directory,
-            shares[rank_id] if shares else None,
-            unset=tuple(name for name in MEETING_VARIABLES if rank_table and name not in variables),
-        )
-        ranks.append(Rank(rank_id, host.name, device.device_id, process))
+    size = sum(len(site.devices) for site in sites)
+    first = sites[0]
+    ranks: "list[Rank]" = []
+    for group, site in enumerate(sites):
+        ranks += _ranks_of(spec, site, group, len(ranks), size, first, ports, name, dataset, compile_cache, rank_table)
     eager = spec.framework == "mindspore"
     scheduler = None
     # one rank of a MindSpore job trains without collectives, and a rank table needs nobody who introduces the ranks
     if rank_table is None and (not eager or size > 1):
         scheduler = ProcessPlan(
             None,
-            (python, "-c", _SCHEDULER_PROGRAM),
+            (first.python, "-c", _SCHEDULER_PROGRAM),
             {
-                **_torch_meeting(host, ports),
-                **_cluster_meeting(host, ports, size, None),
+                **_torch_meeting(first.host, ports),
+                **_cluster_meeting(first.host, ports, size, None),
                 "RANK_ID": "0",
                 "RANK_SIZE": str(size),
                 "DEVICE_ID": "0",
@@ -183,22 +161,78 @@ def make_plan(
             SCHEDULER,
             "scheduler.log",
         )
-    on_demand = (host.address, ports.scheduler) if scheduler and not eager else None
+    on_demand = (first.host.address, ports.scheduler) if scheduler and not eager else None
     return RunPlan(
         run_id,
         name,
         created_at,
         spec,
-        host.backend,
+        first.host.backend,
         tuple(ranks),
         scheduler,
         on_demand,
         dataset,
-        python,
+        first.python,
         launched_from,
         tuple(command_line),
         rank_table,
     )
+
+
+def _ranks_of(
+    spec: JobSpec,
+    site: Site,
+    group: int,
+    first_rank: int,
+    size: int,
+    first: Site,
+    ports: Ports,
+    name: str,
+    dataset: Optional[str],
+    compile_cache: Optional[str],
+    rank_table: Optional[str],
+) -> "Iterator[Rank]":
+    """Yield the ranks of one site, numbered from *first_rank*."""
+    host, here = site.host, len(site.devices)
+    shares = _share_cpus(host.cpus, here)
+    threads = max(1, len(host.cpus) // here)
+    tuning = _tuning(host, site.environment, threads=threads, compile_cache=compile_cache)
+    for local_rank, device in enumerate(site.devices):
+        rank_id = first_rank + local_rank
+        folder = "train" if size == 1 else f"train_parallel{rank_id}"
+        meeting = _table_meeting(site.run_dir) if rank_table else _cluster_meeting(first.host, ports, size, rank_id)
+        variables = {
+            **tuning,
+            **_torch_meeting(first.host, ports),
+            **meeting,
+            "RANK_ID": str(rank_id),
+            "RANK_SIZE": str(size),
+            "DEVICE_ID": str(device.device_id),
+            "DEVICE_NUM": str(here),
+            "RANK": str(rank_id),
+            "LOCAL_RANK": str(local_rank),
+            "WORLD_SIZE": str(size),
+            "LOCAL_WORLD_SIZE": str(here),
+            "GROUP_RANK": str(group),
+            "ASCENDRUN_RUN_NAME": name,
+            "ASCENDRUN_BACKEND": host.backend,
+            "ASCENDRUN_WORK_FOLDER": str(site.run_dir.work_folder(folder)),
+            "ASCENDRUN_PROGRESS": str(site.run_dir.progress(folder)),
+            **({"ASCENDRUN_DATASET": dataset} if dataset else {}),
+            **({"PYTHONPATH": site.code} if site.code else {}),
+            **spec.environment,
+        }
+        process = ProcessPlan(
+            rank_id,
+            _argv(spec, spec.module, site.python, host.backend, spec.config, dataset),
+            variables,
+            folder,
+            "train.log",
+            site.working_directory or spec.working_directory,
+            shares[local_rank] if shares else None,
+            unset=tuple(one for one in MEETING_VARIABLES if rank_table and one not in variables),
+        )
+        yield Rank(rank_id, host.name, device.device_id, process)
 
 
 def plan_evaluation(

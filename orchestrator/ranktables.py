@@ -125,13 +125,9 @@ def of_users(name: str, devices: Optional[str], host: Host) -> "tuple[RankTable,
     Raises SpecError where HCCL would refuse it, where it tells of other servers or devices than there are, or where
     *devices* means others. HostError where the machine cannot be asked.
     """
-    reading = load(name)
-    table = usable(reading, frozenset())
-    found = findings(reading)
-    if _errors(found):
-        raise RankTableError(name, found)
+    table, text = _of_users(name)
     if len(table.servers) > 1:
-        raise SpecError(f"{name}: has {len(table.servers)} servers, and this run is on one machine")
+        raise SpecError(f"{name}: has {len(table.servers)} servers, and this run is on one machine: give --hosts")
     ids = sorted(table.devices_by_rank())
     missing = sorted(set(ids) - {device.device_id for device in host.devices})
     if missing:
@@ -143,6 +139,29 @@ def of_users(name: str, devices: Optional[str], host: Host) -> "tuple[RankTable,
         there = addresses.ask(addresses.this_machine(server_id), Local())
         if wrong := differences(table, {server_id: there}):
             raise RankTableError(name, wrong)
+    return table, text
+
+
+def of_users_hosts(name: str, live: "Mapping[str, Found]") -> "tuple[RankTable, str]":
+    """Return the rank table in a user's file, for a run on hosts that were asked, by server_id, and its text.
+
+    Raises SpecError where HCCL would refuse it, or it is not true of the hosts.
+    """
+    table, text = _of_users(name)
+    if wrong := differences(table, live):
+        raise RankTableError(name, wrong)
+    idle = sorted(set(live) - {server.server_id for server in table.servers})
+    if idle:
+        raise SpecError(f"{name}: has no rank on {', '.join(idle)}, which the hosts file names")
+    return table, text
+
+
+def _of_users(name: str) -> "tuple[RankTable, str]":
+    reading = load(name)
+    table = usable(reading, frozenset())
+    found = findings(reading)
+    if _errors(found):
+        raise RankTableError(name, found)
     return table, reading.text
 
 

@@ -38,6 +38,7 @@ class Outcome(enum.Enum):
 @dataclass(frozen=True)
 class RankState:
     rank_id: int
+    host: str = ""
     phase: RankPhase = RankPhase.WAITING
     pid: Optional[int] = None
     started_at: Optional[float] = None  # s since 1970
@@ -81,6 +82,7 @@ class RunState:
     unkillable: tuple[int, ...] = ()  # pids of those that could not be ended
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # path, epoch, step, rank; oldest first
     evaluations: tuple[Mapping[str, Any], ...] = ()
+    silent_hosts: Mapping[str, str] = field(default_factory=dict)  # why each cannot be reached, by name
     last_seq: int = 0
 
     def rank(self, rank_id: int) -> RankState:
@@ -98,7 +100,7 @@ def _how_far(latest: Mapping[str, Any]) -> "tuple[float, float]":
 
 
 def initial_state(plan: RunPlan) -> RunState:
-    return RunState(Outcome.NOT_STARTED, False, tuple(RankState(rank.rank_id) for rank in plan.ranks))
+    return RunState(Outcome.NOT_STARTED, False, tuple(RankState(rank.rank_id, rank.host) for rank in plan.ranks))
 
 
 def fold(state: RunState, new: Iterable[Event]) -> RunState:
@@ -114,8 +116,10 @@ def fold(state: RunState, new: Iterable[Event]) -> RunState:
 
 
 def _since_start(state: RunState, event: Event) -> float:
-    starts = [rank.started_mono for rank in state.ranks if rank.started_mono is not None]
-    return max(0.0, event.mono - min(starts)) if starts else 0.0
+    """Return the time since the first start of a rank on the event's host: clocks of two hosts are never compared."""
+    starts = [rank.started_mono for rank in state.ranks if rank.started_mono is not None and rank.host == event.host]
+    since = max(0.0, event.mono - min(starts)) if starts else 0.0
+    return max(since, state.duration_s or 0.0)
 
 
 def _change_rank(state: RunState, rank_id: Optional[int], **changes: Any) -> RunState:
@@ -228,6 +232,16 @@ def _unkillable(state: RunState, event: Event) -> RunState:
     return replace(state, unkillable=tuple(event.data.get("pids", ())))
 
 
+def _host_silent(state: RunState, event: Event) -> RunState:
+    told = {str(event.data.get("host")): str(event.data.get("reason", ""))}
+    return replace(state, silent_hosts={**state.silent_hosts, **told})
+
+
+def _host_back(state: RunState, event: Event) -> RunState:
+    back = event.data.get("host")
+    return replace(state, silent_hosts={name: why for name, why in state.silent_hosts.items() if name != back})
+
+
 def _run_finished(state: RunState, event: Event) -> RunState:
     outcome = state.outcome
     if outcome is not Outcome.FAILED:
@@ -250,4 +264,6 @@ _FOLDS = {
     events.SWEPT: _swept,
     events.UNKILLABLE: _unkillable,
     events.RUN_FINISHED: _run_finished,
+    events.HOST_SILENT: _host_silent,
+    events.HOST_BACK: _host_back,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Any, Optional
 
 import click
@@ -66,6 +67,12 @@ class WithProgram(click.Command):
     help="How MindSpore's ranks meet; auto: by a rank table on Ascend with MindSpore 1.x, else in its dynamic cluster.",
 )
 @click.option("--rank-table", metavar="FILE", help="Use this rank table, once checked, instead of making one.")
+@click.option("--hosts", "hosts_file", metavar="FILE", help="Run on these hosts, on --devices of each, over SSH.")
+@click.option(
+    "--host", "targets", multiple=True, metavar="[USER@]HOST[:PORT]", help="Run on this host; may be repeated."
+)
+@click.option("--ssh-config", type=click.Path(path_type=Path), metavar="FILE", help="Instead of ~/.ssh/config.")
+@click.option("--accept-new-host-keys", is_flag=True, help="Trust hosts that are dialled for the first time.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")
@@ -79,6 +86,10 @@ def command(
     dry_run: bool,
     as_json: bool,
     run_dir: str,
+    hosts_file: Optional[str],
+    targets: "tuple[str, ...]",
+    ssh_config: Optional[Path],
+    accept_new_host_keys: bool,
     **options: Any,
 ) -> int:
     """Run JOB (a built-in name or a YAML file; default sknet50), or the program after `--`.
@@ -92,11 +103,21 @@ def command(
     """
     spec = _job(job, ctx.meta.get("program")).with_settings(settings)
     request = launch.LaunchRequest(run_dir=run_dir, command_line=("ascendrun", *sys.argv[1:]), **options)
+    far = bool(hosts_file or targets)
+    if far and dry_run:
+        raise SpecError("--dry-run plans for this machine; what far hosts offer is known when they are asked")
     if dry_run:
         _show(launch.prepare(spec, request, os.environ), as_json)
         return 0
     with interrupts_noted() as interrupts:
-        run = launch.start(spec, request, os.environ, Store.of_user())
+        if far:
+            from orchestrator import farlaunch, hosts
+
+            inventory = hosts.load_inventory(hosts_file, targets)
+            way = farlaunch.Way(ssh_config, accept_new_host_keys)
+            run = farlaunch.start(spec, request, inventory, Store.of_user(), way)
+        else:
+            run = launch.start(spec, request, os.environ, Store.of_user())
         # The ranks are on their way: only now what it takes to watch them, which they need not wait for.
         from orchestrator import monitor
         from orchestrator.cli import attach, output

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.inventory import Device, Host
 from orchestrator.jobspec import JobSpec
-from orchestrator.plan import Ports, RunPlan, make_plan
+from orchestrator.plan import Ports, RunPlan, Site, make_plan
 from orchestrator.store import Run
 from orchestrator.supervisor import events
 from orchestrator.supervisor.journal import Journal
@@ -43,16 +43,19 @@ def make_run_plan(make_host: Callable[..., Host]) -> Callable[..., RunPlan]:
             "run_id": "run-1-abcd",
             "name": "run-1",
             "created_at": 1_700_000_000.0,
-            "run_dir": RunDir(Path("/runs/run-1")),
             "ports": Ports(29500, 29501),
-            "environment": {},
-            "python": "/usr/bin/python3",
             "launched_from": "/home/me",
             "command_line": ("ascendrun", "launch"),
         }
-        devices = changes.pop("devices", host.devices[:ranks])
+        site = Site(
+            host,
+            changes.pop("devices", host.devices[:ranks]),
+            changes.pop("run_dir", RunDir(Path("/runs/run-1"))),
+            changes.pop("python", "/usr/bin/python3"),
+            changes.pop("environment", {}),
+        )
         return make_plan(
-            spec or JobSpec(name="job", command=("python", "train.py")), host, devices, **{**arguments, **changes}
+            spec or JobSpec(name="job", command=("python", "train.py")), [site], **{**arguments, **changes}
         )
 
     return make

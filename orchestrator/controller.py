@@ -1,0 +1,231 @@
+"""The controller of a run on far hosts: follows their journals into one, and passes on what one must know of another.
+
+It is to the run folder on this machine what a supervisor is to that of a host: a process of its own, one at a time,
+that appends to `journal.jsonl` and heeds `requests/`. Whoever watches needs not know which of the two it is. Killed, it
+gets a successor, which goes on from the last event of each host that the journal has.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional, Union
+
+from orchestrator.errors import AscendrunError, HostError
+from orchestrator.farhosts import FarHost, FarHosts
+from orchestrator.store import Run
+from orchestrator.supervisor import events, ownership
+from orchestrator.supervisor.events import Event
+from orchestrator.supervisor.journal import Journal
+from orchestrator.supervisor.linux import Watcher, set_title
+from orchestrator.supervisor.rundir import RunDir
+from orchestrator.supervisor.serving import BEAT_S
+from orchestrator.transport.base import Transport
+from orchestrator.transport.fanout import open_all
+
+_SILENT_S = 10.0  # without even an empty line
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
+_LOOK_EVERY_S = 0.5
+_ENDS = (events.PROCESS_EXITED, events.PROCESS_LOST)
+
+
+@dataclass(frozen=True)
+class Lost:
+    """A host cannot be reached."""
+
+    host: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A host can be reached (again)."""
+
+    host: str
+
+
+News = Union[Event, Lost, Reached]
+
+
+@dataclass
+class _Followed:
+    """What the controller knows of one host."""
+
+    far: FarHost
+    last_seq: int = 0  # of its journal, in ours
+    finished: bool = False
+    reachable: Optional[bool] = None  # None: not known yet
+    stop: Optional[tuple[float, str]] = None  # grace in s, by whom: to be passed on
+    stop_sent: Optional[tuple[float, str]] = None
+    wake: threading.Event = field(default_factory=threading.Event)
+
+
+def control(run_dir: RunDir, ready: "Callable[[], None]") -> int:
+    """Control the run in *run_dir* to its end; call *ready* once it is under way. As `supervisor.main.supervise`."""
+    try:
+        if ownership.take(run_dir) is None:
+            return 0
+        run = Run.read(run_dir.root)
+        far = FarHosts.of(run_dir)
+        assert far is not None, "a run without far hosts has a supervisor"
+        controller = Controller(run, far, Journal(run_dir.journal, socket.gethostname()))
+    except (OSError, AscendrunError) as exc:
+        print(exc, file=sys.stderr, flush=True)
+        return 1
+    set_title(f"ascendrun: controller of {run.plan.run_id}")
+    ready()
+    try:
+        controller.run_to_end()
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class Controller:
+    """Follows each host in a thread; only the main thread decides and writes."""
+
+    def __init__(self, run: Run, far: FarHosts, journal: Journal) -> None:
+        self.run = run
+        self.far = far
+        self.journal = journal
+        self.followed = {host.name: _Followed(host) for host in far.hosts}
+        self._news: "queue.SimpleQueue[News]" = queue.SimpleQueue()
+        self._stopping: Optional[tuple[float, str]] = None
+        for event in journal.past:
+            self._remember(event)
+        kind = events.SUPERVISOR_ADOPTED if journal.past else events.RUN_STARTED
+        journal.append(kind, {"hosts": sorted(self.followed)})
+
+    def run_to_end(self) -> None:
+        """Go on until every host has told its last event; then write `run_finished`."""
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        terminated = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: terminated.set())
+        for one in self.followed.values():
+            if not one.finished:
+                threading.Thread(target=self._follow, args=(one,), daemon=True).start()
+        watcher = Watcher()
+        watcher.add(self.run.run_dir.requests)
+        while not all(one.finished for one in self.followed.values()):
+            try:
+                news = self._news.get(timeout=_LOOK_EVERY_S)
+                while True:
+                    self._take(news)
+                    news = self._news.get_nowait()
+            except queue.Empty:
+                pass
+            if terminated.is_set() and self._stopping is None:
+                self._stop_all(self.run.plan.spec.grace_s, "SIGTERM to the controller")
+            self._heed_requests()
+            self.journal.flush()
+        self.journal.append(events.RUN_FINISHED)
+        while not self.journal.flush():
+            time.sleep(_LOOK_EVERY_S)  # the disk is full: the end of the run must still be told
+
+    # ── what hosts tell ────────────────────────────────────────────────────────────────────────────────────
+
+    def _take(self, news: News) -> None:
+        if isinstance(news, Event):
+            if news.seq <= self.followed[news.host].last_seq:
+                return  # told before the line broke
+            self._remember(self.journal.copy(news))
+            return
+        one = self.followed[news.host]
+        reachable = isinstance(news, Reached)
+        if one.reachable is not reachable:
+            if reachable and one.reachable is False:
+                self.journal.append(events.HOST_BACK, {"host": news.host})
+            elif isinstance(news, Lost):
+                self.journal.append(events.HOST_SILENT, {"host": news.host, "reason": news.reason})
+            one.reachable = reachable
+
+    def _remember(self, event: Event) -> None:
+        """Take in an event of our own journal: by a host if it has its own number there."""
+        if event.of_host is None:
+            return
+        one = self.followed.get(event.host)
+        if one is None:
+            return
+        one.last_seq = max(one.last_seq, event.of_host)
+        if event.kind == events.HOST_FINISHED:
+            one.finished = True
+        failed = event.kind in _ENDS and event.rank is not None and event.data.get("code") != 0
+        if failed and self._stopping is None:
+            self._stop_all(self.run.plan.spec.grace_s, f"rank {event.rank} on {event.host} ended", but=event.host)
+
+    def _heed_requests(self) -> None:
+        try:
+            request = json.loads(self.run.run_dir.stop_request.read_bytes())
+            grace_s, by = float(request["grace_s"]), str(request.get("by", "unknown"))
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, KeyError, TypeError):
+            grace_s, by = self.run.plan.spec.grace_s, "unknown"
+        if self._stopping is None or grace_s < self._stopping[0]:
+            self._stop_all(grace_s, by)
+
+    def _stop_all(self, grace_s: float, by: str, but: Optional[str] = None) -> None:
+        self._stopping = (grace_s, by)
+        for name, one in self.followed.items():
+            if name != but:
+                one.stop = self._stopping
+                one.wake.set()
+
+    # ── one host, in a thread of its own ───────────────────────────────────────────────────────────────────
+
+    def _follow(self, one: _Followed) -> None:
+        wait_s = _FIRST_WAIT_S
+        config = Path(self.far.ssh_config) if self.far.ssh_config else None
+        while True:
+            try:
+                with open_all([one.far.entry], ssh_config=config) as fleet:
+                    for error in fleet.errors.values():
+                        raise error
+                    wait_s = _FIRST_WAIT_S
+                    self._read_from(one, fleet.connected[0].transport)
+                    return
+            except AscendrunError as exc:
+                self._news.put(Lost(one.far.name, str(exc)))
+            time.sleep(wait_s)  # nobody tells us when a line is mended
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _read_from(self, one: _Followed, transport: Transport) -> None:
+        """Hand on all that a host tells, until its part of the run is over. Raises HostError where the line breaks."""
+        with one.far.follow(transport, one.last_seq) as stream:
+            rest = b""
+            heard = time.monotonic()
+            while True:
+                if one.stop is not None and one.stop != one.stop_sent:
+                    wanted = one.stop
+                    one.far.stop(transport, *wanted)
+                    one.stop_sent = wanted
+                try:
+                    block = stream.read(timeout_s=_LOOK_EVERY_S)
+                except TimeoutError:
+                    if time.monotonic() - heard > _SILENT_S:
+                        raise HostError(f"{one.far.name}: silent for {_SILENT_S:g} s") from None
+                    continue
+                if not block:
+                    break
+                heard = time.monotonic()
+                self._news.put(Reached(one.far.name))
+                *lines, rest = (rest + block).split(b"\n")
+                for line in lines:
+                    event = Event.from_line(line) if line else None
+                    if event is not None and event.host == one.far.name:
+                        self._news.put(event)
+                        if event.kind == events.RUN_FINISHED:
+                            return
+            ended = stream.wait(timeout_s=BEAT_S)
+        raise HostError(f"{one.far.name}: {ended.last_words()}")

@@ -1,0 +1,102 @@
+"""The far hosts of a run: who they are, how they are reached again, and what they are asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from orchestrator.errors import HostError, RunNotFoundError
+from orchestrator.inventory import Device, HostEntry
+from orchestrator.supervisor.rundir import RunDir
+from orchestrator.transport.base import Stream, Transport, with_setup
+
+# Makes the folder $1, for us alone; prints its real name, and whether the file $2 is there.
+_KEEP = """
+mkdir -p -- "$1" && chmod 700 -- "$1" && cd -- "$1" && pwd -P && if [ -f "$2" ]; then echo there; else echo missing; fi
+"""
+
+
+@dataclass(frozen=True)
+class FarHost:
+    """A host on which part of a run lives."""
+
+    entry: HostEntry
+    python: str  # of our supervisor there
+    archive: str  # path of the supervisor's archive there
+    root: str  # path of the run folder there
+
+    @property
+    def name(self) -> str:
+        return self.entry.name
+
+    def words(self, *command: str) -> "list[str]":
+        """Return the words that run a command of `farside` there."""
+        return with_setup(self.entry.setup, [self.python, self.archive, *command])
+
+    def ask(self, transport: Transport, command: str, told: Any = None, *, timeout_s: float = 60.0) -> bytes:
+        """Return what a command answers. Raises HostError with its last word where it refuses."""
+        words = self.words(command) if command == "look" else self.words(command, self.root)
+        data = b"" if told is None else json.dumps(told).encode()
+        done = transport.run(words, input=data, timeout_s=timeout_s)
+        if done.code != 0:
+            raise HostError(f"{self.name}: {done.last_words()}")
+        return done.stdout
+
+    def follow(self, transport: Transport, after: int) -> Stream:
+        return transport.stream(self.words("follow", self.root, str(after)))
+
+    def stop(self, transport: Transport, grace_s: float, by: str) -> None:
+        """Ask the supervisor there to end its ranks. Raises HostError."""
+        request = json.dumps({"grace_s": grace_s, "by": by}).encode()
+        transport.put(request, str(RunDir(Path(self.root)).stop_request), 0o644)
+
+
+@dataclass(frozen=True)
+class FarHosts:
+    """All hosts of a run, and the way to them. `hosts.json` in the run folder holds it."""
+
+    hosts: tuple[FarHost, ...]
+    ssh_config: Optional[str] = None
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+    @classmethod
+    def of(cls, run_dir: RunDir) -> "Optional[FarHosts]":
+        """Return the far hosts of a run; None for one that lives here. Raises RunNotFoundError for a damaged record."""
+        try:
+            stored = json.loads(run_dir.hosts.read_bytes())
+            return cls(tuple(_far_host(one) for one in stored["hosts"]), stored["ssh_config"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError) as exc:
+            raise RunNotFoundError(f"{run_dir.hosts}: damaged, or of a newer ascendrun ({exc})") from exc
+
+    def entries(self) -> "list[HostEntry]":
+        return [host.entry for host in self.hosts]
+
+    def by_name(self) -> "dict[str, FarHost]":
+        return {host.name: host for host in self.hosts}
+
+
+def _far_host(stored: "Mapping[str, Any]") -> FarHost:
+    entry = dict(stored["entry"])
+    if entry.get("devices") is not None:
+        entry["devices"] = tuple(Device(**one) for one in entry["devices"])
+    entry["setup"] = tuple(entry.get("setup", ()))
+    return FarHost(HostEntry(**entry), stored["python"], stored["archive"], stored["root"])
+
+
+def keep_archive(transport: Transport, folder: str, name: str, content: bytes) -> str:
+    """Send a file to *folder* of a host, unless it is there, by its name; return its path. Raises HostError."""
+    done = transport.run(["sh", "-c", _KEEP, "sh", folder, name])
+    answer = done.stdout.decode("utf-8", "surrogateescape").rstrip("\n").rsplit("\n", 1)
+    if done.code != 0 or len(answer) != 2:
+        raise HostError(f"{transport.host}: cannot keep a file of ours in {folder}: {done.last_words()}")
+    path = f"{answer[0]}/{name}"
+    if answer[1] != "there":
+        transport.put(content, path, 0o600)
+    return path

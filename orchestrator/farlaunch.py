@@ -1,0 +1,304 @@
+"""Start a run on far hosts: look at all of them, refuse what cannot work, plan, send, hand over to a controller."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Optional, TypeVar
+
+from orchestrator import addresses, bundle, launch, monitor, ranktables
+from orchestrator.errors import HostError, RunDirError, SpecError
+from orchestrator.farhosts import FarHost, FarHosts, keep_archive
+from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices
+from orchestrator.jobspec import JobSpec, check_name
+from orchestrator.plan import Ports, RunPlan, Site, make_plan
+from orchestrator.ranktable.model import RankTable
+from orchestrator.store import Run, Store
+from orchestrator.supervisor.hostplan import SCHEDULER
+from orchestrator.supervisor.rundir import RunDir, write_atomically
+from orchestrator.transport.base import Transport
+from orchestrator.transport.fanout import Fleet, open_all
+from orchestrator.transport.local import CPU_DEVICES
+
+PYTHON = "python3"  # of a host whose entry names none
+OLDEST_PYTHON = (3, 9)
+WORK_FOLDER = "~/ascendrun"
+MOST_CLOCK_S = 30.0  # between two clocks: beyond it logs and certificates mislead
+_CACHE = ".ascendrun"  # below the work folder: what we sent, by content
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Way:
+    """How hosts are reached, where not as ~/.ssh/config says."""
+
+    ssh_config: Optional[Path] = None
+    accept_new_host_keys: bool = False
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a far host said of itself, and what was sent to it."""
+
+    entry: HostEntry
+    archive: str  # path of our supervisor there
+    code: Optional[str]  # path of the job's package there
+    facts: Mapping[str, Any]  # as farside.look gives them
+    clock_off_s: float  # its clock against ours, less what the answer may have taken
+
+
+def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, store: Store, way: Way) -> Run:
+    """Start a run on the hosts of *inventory*. Raises UserError or HostError; nothing runs anywhere then."""
+    entries = [entry for entry in inventory.entries if not entry.spare]
+    if not entries:
+        raise SpecError("all hosts are spare: nobody is left to take ranks")
+    if spec.dataset is not None and request.dataset is None:
+        raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
+    now = time.time()
+    name = request.name or launch.name_of(spec, now)
+    check_name(name, "--name")
+    with open_all(entries, ssh_config=way.ssh_config, accept_new_host_keys=way.accept_new_host_keys) as fleet:
+        looked = _look(fleet, spec, request, name)
+        _refuse_unlike(looked, spec)
+        table = _rank_table(fleet, spec, request, looked)
+        plan, far = _plan(spec, request, looked, table, name, now, way)
+        run = Run(plan, RunDir(launch.folder_of(request, name)))
+        store.add(name, run.run_dir.root)
+        try:
+            _write(run, far)
+            _begin(fleet, far, plan)
+            monitor.start_watch(run)
+        except BaseException as exc:
+            store.forget(name, run.run_dir.root)
+            if isinstance(exc, OSError):
+                reason = f"cannot write the run folder {run.run_dir.root}: {exc.strerror}; choose another --run-dir"
+                raise RunDirError(reason) from exc
+            raise
+    return run
+
+
+# ── looking ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _look(fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, name: str) -> "list[Looked]":
+    supervisor = bundle.supervisor_archive()
+    code = None if spec.module is None else bundle.module_archive(spec.module)
+    # A host that sees this file shares the folder that the program runs in.
+    token = Path(os.getcwd()) / f".ascendrun-{os.urandom(8).hex()}"
+    asked = {
+        "modules": ["mindspore", "mindspore-ascend"] if spec.framework == "mindspore" else [],
+        "dataset": _dataset(request),
+        "layout": spec.dataset.layout if spec.dataset else None,
+        "ports": 2,
+        "shared": str(token),
+        "program": spec.command[0] if spec.command else None,
+    }
+
+    def look(entry: HostEntry, transport: Transport) -> Looked:
+        work = entry.work_folder or WORK_FOLDER
+        folder = f"{_home(transport)}/{work[2:]}" if work.startswith("~/") else work
+        archive = keep_archive(transport, f"{folder}/{_CACHE}", supervisor.name, supervisor.content)
+        code_there = keep_archive(transport, f"{folder}/{_CACHE}", code.name, code.content) if code else None
+        far = FarHost(entry, entry.python or PYTHON, archive, f"{folder}/{name}")
+        began = time.time()
+        facts = json.loads(far.ask(transport, "look", {**asked, "folder": far.root}))
+        ended = time.time()
+        off_s = abs(facts["time"] - (began + ended) / 2) - (ended - began) / 2
+        return Looked(entry, archive, code_there, facts, max(0.0, off_s))
+
+    try:
+        token.touch()
+        return list(_all(fleet, look).values())
+    except OSError as exc:
+        raise SpecError(f"cannot write to {os.getcwd()}: {exc.strerror}") from exc
+    finally:
+        token.unlink(missing_ok=True)
+
+
+def _dataset(request: launch.LaunchRequest) -> Optional[str]:
+    return os.path.abspath(os.path.expanduser(request.dataset)) if request.dataset else None
+
+
+def _home(transport: Transport) -> str:
+    done = transport.run(["sh", "-c", "cd && pwd"])
+    if done.code != 0:
+        raise HostError(f"{transport.host}: has no home folder to work in: {done.last_words()}; give work_folder")
+    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
+
+
+def _all(fleet: Fleet, do: "Callable[[HostEntry, Transport], T]") -> "dict[str, T]":
+    """Return what *do* gives on each host, by its name. Raises HostError where one does not answer."""
+    told = fleet.each(do)
+    _raise_first(told.values())
+    return {name: one for name, one in told.items() if not isinstance(one, HostError)}
+
+
+def _raise_first(told: "Any") -> None:
+    broken = [one for one in told if isinstance(one, HostError)]
+    if broken:
+        more = f" (and {len(broken) - 1} more: `ascendrun hosts` asks each)" if len(broken) > 1 else ""
+        raise HostError(f"{broken[0]}{more}")
+
+
+def _refuse_unlike(looked: "Sequence[Looked]", spec: JobSpec) -> None:
+    """Raise HostError for a host that cannot take part, or not together with the others."""
+    first = looked[0]
+    places: "dict[str, str]" = {}
+    for one in looked:
+        name, facts = one.entry.name, one.facts
+        version = ".".join(map(str, facts["python"]))
+        place = str(facts["place"])
+        if tuple(facts["python"][:2]) < OLDEST_PYTHON:
+            raise HostError(f"{name}: its Python is {version}, and ours needs 3.9 or later; name one as `python:`")
+        if facts["folder_problem"]:
+            raise HostError(f"{name}: {facts['folder_problem']}; choose another --name, or work_folder in hosts.yaml")
+        if facts["program_problem"]:
+            raise HostError(f"{name}: {facts['program_problem']}")
+        if facts["dataset_problem"]:
+            raise HostError(f"{name}: {facts['dataset_problem']}")
+        if one.clock_off_s > MOST_CLOCK_S:
+            raise HostError(f"{name}: its clock is {one.clock_off_s:.0f} s off this machine's; set it (chronyd, ntpd)")
+        if place in places:
+            raise HostError(f"{name}: is the same machine as {places[place]}; name it once")
+        places[place] = name
+        for package, there in facts["versions"].items():
+            usual = first.facts["versions"][package]
+            if there != usual:
+                raise HostError(
+                    f"{name}: has {package} {there or '(none)'}, {first.entry.name} has {usual or '(none)'}; "
+                    "all ranks need the same"
+                )
+    if spec.framework == "mindspore" and not any(first.facts["versions"].values()):
+        raise HostError(f"{first.entry.name}: MindSpore is not installed for {first.facts['executable']}")
+
+
+# ── planning ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _rank_table(
+    fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, looked: "Sequence[Looked]"
+) -> "Optional[tuple[RankTable, str]]":
+    """Return the rank table by which MindSpore's ranks meet, and its text; None: they meet in a cluster."""
+    version = next((one for one in looked[0].facts["versions"].values() if one), None)
+    ascend = bool(looked[0].facts["ascend"]) and (request.backend or spec.backend) != "cpu"
+    if launch.rendezvous_of(spec, request, ascend=ascend, mindspore=version) == "cluster":
+        return None
+    found = _all(fleet, addresses.ask)
+    if request.rank_table is None:
+        chosen = [addresses.choose(one, launch.devices_of(spec, request)) for one in found.values()]
+        table, product = ranktables.make(chosen, None, None)
+        return table, ranktables.text_of(table, product=product)
+    return ranktables.of_users_hosts(request.rank_table, {one.server.server_id: one for one in found.values()})
+
+
+def _plan(
+    spec: JobSpec,
+    request: launch.LaunchRequest,
+    looked: "Sequence[Looked]",
+    table: "Optional[tuple[RankTable, str]]",
+    name: str,
+    now: float,
+    way: Way,
+) -> "tuple[RunPlan, FarHosts]":
+    """Return the plan, and where its parts live. Raises SpecError or HostError."""
+    wanted = launch.devices_of(spec, request)
+    sites, hosts = [], []
+    of_server = {}
+    if table is not None:  # then its servers say which ranks a host has
+        of_server = {server.server_id: server for server in table[0].servers}
+        by_id = {one.entry.server_id or one.entry.address: one for one in looked}
+        looked = [by_id[server_id] for server_id in of_server]
+    for one in looked:
+        facts, run_dir = one.facts, RunDir(Path(one.facts["folder"]))
+        host = _host(one, request.backend or spec.backend, alone=len(looked) == 1)
+        server = of_server.get(one.entry.server_id or one.entry.address)
+        if server is None:
+            devices = select_devices(wanted, host.devices)
+        else:
+            ranked = sorted(server.devices, key=lambda device: device.rank_id)
+            devices = tuple(Device(device.device_id) for device in ranked)
+        directory = None  # of a module: each rank's own work folder
+        if spec.command is not None:
+            directory = spec.working_directory if facts["shared"] else str(run_dir.code)
+        sites.append(Site(host, devices, run_dir, facts["executable"], {}, directory, one.code))
+        hosts.append(FarHost(one.entry, facts["executable"], one.archive, facts["folder"]))
+    if len({site.host.backend for site in sites}) > 1:
+        raise HostError("some hosts have Ascend devices and some have none; say --backend cpu, or leave those out")
+    ports = Ports(*looked[0].facts["ports"])
+    plan = make_plan(
+        spec,
+        sites,
+        run_id=f"{name}-{os.urandom(4).hex()}",
+        name=name,
+        created_at=now,
+        ports=ports if request.master_port is None else Ports(request.master_port, request.master_port + 1),
+        launched_from=os.getcwd(),
+        command_line=launch.without_secrets(request.command_line),
+        dataset=_dataset(request),
+        rank_table=None if table is None else table[1],
+    )
+    config = str(way.ssh_config.expanduser().absolute()) if way.ssh_config else None
+    return plan, FarHosts(tuple(hosts), config)
+
+
+def _host(one: Looked, backend: str, *, alone: bool) -> Host:
+    facts, entry = one.facts, one.entry
+    ascend, cpus = facts["ascend"], facts["cpus"]
+    if backend == "ascend" and not ascend:
+        raise HostError(f"{entry.name}: has no Ascend device (no /dev/davinci0); use --backend cpu, or auto")
+    backend, ids = ("ascend", ascend) if ascend and backend != "cpu" else ("cpu", range(max(CPU_DEVICES, len(cpus))))
+    if entry.devices is not None:
+        ids = [device.device_id for device in entry.devices]
+    # What SSH dialled is a way to that host for the others too; ranks that are alone need no network.
+    address = "127.0.0.1" if alone else facts["address"] or entry.address
+    devices = tuple(Device(device_id) for device_id in ids)
+    return Host(entry.name, address, backend, devices, tuple(cpus), frozenset(facts["cpu_flags"]))
+
+
+# ── starting ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _write(run: Run, far: FarHosts) -> None:
+    run.run_dir.make_folders([rank.process.folder for rank in run.plan.ranks] + [SCHEDULER])
+    write_atomically(run.run_dir.hosts, far.to_json(), mode=0o600)
+    if run.plan.rank_table is not None:
+        write_atomically(run.run_dir.rank_table, run.plan.rank_table)
+    write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
+
+
+def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan) -> None:
+    """Start all hosts' parts. Raises HostError where one cannot begin; those that had begun are ended then."""
+    hosts = far.by_name()
+    sent = {host.name: str(RunDir(Path(host.root)).code) for host in far.hosts}
+    need = {rank.host for rank in plan.ranks if rank.process.working_directory == sent[rank.host]}
+    folder = bundle.folder_archive(Path(plan.launched_from)) if need else None
+
+    def begin(entry: HostEntry, transport: Transport) -> None:
+        host = hosts[entry.name]
+        unpack = None
+        if folder is not None and host.name in need:
+            unpack = keep_archive(transport, str(Path(host.archive).parent), folder.name, folder.content)
+        told = {"host_plan": asdict(plan.host_plan(host.name)), "unpack": unpack, "rank_table": plan.rank_table}
+        host.ask(transport, "start", told)
+
+    begun = fleet.each(begin)
+    if any(isinstance(one, HostError) for one in begun.values()):
+        _undo(fleet, hosts)
+    _raise_first(begun.values())
+
+
+def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
+    """End what was started, and wait until it has. A host that cannot be reached any more is left as it is."""
+
+    def stop(entry: HostEntry, transport: Transport) -> None:
+        host = hosts[entry.name]
+        host.stop(transport, 0.0, "a launch that failed on another host")
+        with host.follow(transport, 0) as stream:
+            for _ in stream:
+                pass
+
+    fleet.each(stop)
