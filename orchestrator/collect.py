@@ -35,7 +35,7 @@ _KINDS = {
     ".png": "picture",
 }
 _BESIDE_CHECKPOINT = (".json", ".eval.json", ".eval.png")  # what STEM.ckpt has beside it: sidecar, result, its picture
-_PRIVATE = ("host_plan.json", PLAN)  # with the environment of the ranks, secrets and all
+_PRIVATE = ("host_plan.json", "hosts.json", PLAN)  # with the environment of the ranks, secrets and all
 _SKIPPED = (".lock", ".pid", ".tmp")  # of use only while the run goes on; or a checkpoint half written
 
 

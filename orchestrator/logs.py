@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -93,8 +93,14 @@ def fold(chosen: Sequence[Source], tail: Optional[int] = None) -> "Iterator[tupl
         yield having, line
 
 
-def follow(run: Run, chosen: Sequence[Source], tail: Optional[int] = None) -> "Iterator[list[tuple[Source, str]]]":
-    """Yield what all logs hold and gain, whole lines only, until the run is finished.
+def follow(
+    run: Run,
+    chosen: Sequence[Source],
+    tail: Optional[int] = None,
+    *,
+    flowing: "Callable[[], bool]" = lambda: False,
+) -> "Iterator[list[tuple[Source, str]]]":
+    """Yield what all logs hold and gain, whole lines only, until the run is finished and nothing flows here any more.
 
     *tail*: begin with the last so many lines of each log instead of its first.
     """
@@ -118,7 +124,7 @@ def follow(run: Run, chosen: Sequence[Source], tail: Optional[int] = None) -> "I
             if finished:
                 break
             state = follower.state()
-            finished = state.finished
+            finished = state.finished and not flowing()
             if not finished:
                 ensure_supervised(run, state)  # else a run whose supervisor was killed never ends
                 watcher.wait(_FOLLOW_S)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Optional
 
+import click
+
 from orchestrator import monitor
 from orchestrator.cli import output
-from orchestrator.cli.interrupts import Interrupts
+from orchestrator.cli.interrupts import Interrupts, interrupts_noted
 from orchestrator.cli.live import watch
 from orchestrator.cli.main import INTERRUPTED
 from orchestrator.errors import HostError
 from orchestrator.runstate import Outcome, RunState
-from orchestrator.store import Run
+from orchestrator.store import Run, Store
 
 
 def follow_to_end(run: Run, interrupts: Interrupts, grace_s: Optional[float] = None) -> RunState:
@@ -40,6 +42,17 @@ def follow_to_end(run: Run, interrupts: Interrupts, grace_s: Optional[float] = N
                 )
 
     return watch(monitor.Follower(run).states(interrupts.wake), pass_on)
+
+
+@click.command("attach")
+@click.argument("run", required=False)
+def command(run: Optional[str]) -> int:
+    """Watch RUN (default: the newest) to its end, as the terminal does that launched it. Ctrl-C stops the run."""
+    found = Store.of_user().find(run)
+    with interrupts_noted() as interrupts:
+        state = follow_to_end(found, interrupts)
+    output.show_run(found, state)
+    return exit_code(state, interrupts)
 
 
 def exit_code(state: RunState, interrupts: Interrupts) -> int:

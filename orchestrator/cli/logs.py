@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Optional
 
 import click
 
 from orchestrator import logs
+from orchestrator.cli import output
 from orchestrator.inventory import spell_ids
 from orchestrator.logs import Source
 from orchestrator.store import Store
@@ -28,11 +30,20 @@ def command(
     """Print what the ranks of RUN (default: the newest) logged, each line with its rank."""
     found = Store.of_user().find(run)
     chosen = logs.sources(found, ranks or None, scheduler=scheduler)
+    far = found.run_dir.hosts.exists()
+    if far:
+        from orchestrator import mirror  # paramiko takes 0.2 s: only where a host is far
+
+        for error in mirror.bring(found):
+            output.say(str(error))
     if follow:
         try:
-            for batch in logs.follow(found, chosen, tail):
-                for having, line in logs.fold_batch(batch) if fold else (([source], line) for source, line in batch):
-                    _print(having, line)
+            with mirror.flowing(found, [source.path for source in chosen]) if far else nullcontext(_nothing) as flowing:
+                for batch in logs.follow(found, chosen, tail, flowing=flowing):
+                    for having, line in (
+                        logs.fold_batch(batch) if fold else (([source], line) for source, line in batch)
+                    ):
+                        _print(having, line)
         except KeyboardInterrupt:
             return 0  # the one way to leave `--follow`; the run goes on
     elif fold:
@@ -42,6 +53,11 @@ def command(
         for source, line in logs.read(chosen, tail):
             _print([source], line)
     return 0
+
+
+def _nothing() -> bool:
+    """Say that nothing flows here from elsewhere."""
+    return False
 
 
 def _print(having: Sequence[Source], line: str) -> None:

@@ -18,6 +18,7 @@ INTERRUPTED = 130
 VERBS = {
     "launch": "Run a job: one process a device, watched until it ends.",
     "status": "Show the recent runs, or how one run is doing.",
+    "attach": "Watch a run to its end.",
     "logs": "Print the logs of a run's ranks.",
     "stop": "End a run, and everything it started.",
     "eval": "Evaluate the checkpoints of a run.",

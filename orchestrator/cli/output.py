@@ -162,11 +162,13 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
     spent = duration(state.duration_s)
     click.echo(f"job {run.plan.spec.name}, {ranks(run)} on {run.plan.backend}, {spent}, in {run.run_dir.root}")
     rows = []
+    several = len({rank.host for rank in state.ranks}) > 1
     for rank in state.ranks:
         latest = rank.latest
         rows.append(
             [
                 str(rank.rank_id),
+                rank.host if several else "-",
                 _coloured(_rank_word(rank)),
                 str(rank.pid or "-"),
                 of(latest.get("epoch"), latest.get("epochs")),
@@ -178,7 +180,7 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
                 size(latest.get("rss_bytes") if rank.phase is RankPhase.RUNNING else rank.peak_rss_bytes),
             ]
         )
-    heads = ("rank", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory")
+    heads = ("rank", "host", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory")
     table(heads, rows, drop=("pid", "memory", "CPU", "step time", "images/s"))
     if state.checkpoints:
         last = state.checkpoints[-1]
@@ -189,6 +191,9 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
         show_evaluation(evaluation)
     if best is not None:
         click.echo(f"best checkpoint: {best.get('checkpoint')} ({scores(best)})")
+    for host, reason in state.silent_hosts.items():
+        if not state.finished:
+            say(f"{host} cannot be reached, and is tried again; its ranks go on: {reason}")
     if state.supervisors_killed:
         times = "once" if state.supervisors_killed == 1 else f"{state.supervisors_killed} times"
         click.echo(f"the supervisor of this run was killed {times}; another took over, the ranks ran on")
