@@ -24,13 +24,13 @@ LAYERS = {
     "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.policy",
                    "orchestrator.probes", "orchestrator.diagnosis"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
-              "orchestrator.bundle", "orchestrator.jobfiles", "orchestrator.datasets", "orchestrator.records",
-              "orchestrator.download", "orchestrator.unpack"],
+              "orchestrator.bundle", "orchestrator.farside", "orchestrator.jobfiles", "orchestrator.datasets",
+              "orchestrator.records", "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
                  "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",
-                 "orchestrator.hosts",
-                 "orchestrator.addresses", "orchestrator.ranktables"],
+                 "orchestrator.hosts", "orchestrator.addresses", "orchestrator.ranktables", "orchestrator.controller",
+                 "orchestrator.farlaunch", "orchestrator.farhosts", "orchestrator.mirror"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

@@ -1,0 +1,240 @@
+"""Runs on many hosts, over real sshds: launched, watched, broken, taken over, stopped and collected from a third."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ASCENDRUN, Cli, wait_for
+from tests.testbed.bed import Testbed
+
+TELLS = """
+import os, sys, time
+for step in range(1, int(sys.argv[1]) + 1):
+    print(f"epoch: 1 step: {step}, loss is {1 / step}", flush=True)
+    time.sleep(0.2)
+"""
+
+
+@pytest.fixture
+def far(cli: Cli, testbed: Testbed) -> "Iterator[Far]":
+    """The command line of a user who may log in to the test hosts; afterwards nothing of ours is left on any."""
+    cli.environment["HOME"] = str(testbed.home)
+    far = Far(cli, testbed)
+    yield far
+    for pid in far.controllers():
+        os.kill(pid, signal.SIGKILL)
+    testbed.heal()
+    for host in testbed.hosts:
+        left = far.ours_on(host)
+        testbed.exec(host, ["sh", "-c", "rm -rf /srv/work/* /srv/work/.ascendrun"])
+        assert not left, f"{host.name}: left running: {left}"
+
+
+class Far:
+    """A launch over some of the test hosts."""
+
+    def __init__(self, cli: Cli, bed: Testbed) -> None:
+        self.cli, self.bed = cli, bed
+
+    def hosts(self, count: int = 2, **more: Any) -> str:
+        """Write a hosts.yaml of the first *count* hosts, each with *more*; return its name."""
+        document = yaml.safe_load(self.bed.hosts_yaml.read_text())
+        document["hosts"] = [{**one, **more} for one in document["hosts"][:count]]
+        path = self.cli.folder / "hosts.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return str(path)
+
+    def launch(self, *words: str, hosts: int = 2, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return self.cli("launch", "--hosts", self.hosts(hosts), "--name", "r", *words, **options)
+
+    def program(self, text: str = TELLS) -> "list[str]":
+        (self.cli.folder / "train.py").write_text(text)
+        return [sys.executable, "train.py"]
+
+    def controllers(self) -> "list[int]":
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                if (entry / "cmdline").read_bytes().startswith(b"ascendrun: controller of r-"):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def ours_on(self, host: Any) -> "list[str]":
+        """Return the processes of ours on a host, once those that are ending have had their time."""
+
+        def look() -> "list[str]":
+            lines = self.bed.exec(host, ["ps", "-eo", "args"]).stdout.splitlines()
+            words = ("supervisor of", "keeper of", "supervisor-", "train.py", "sknet")
+            return [line for line in lines if any(word in line for word in words)]
+
+        deadline = time.monotonic() + 10
+        while (left := look()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
+    def events(self) -> "list[dict[str, Any]]":
+        return self.cli.events("r")
+
+    def steps_told(self) -> int:
+        return sum(event["kind"] == "progress" for event in self.events())
+
+
+def whole(events: "list[dict[str, Any]]") -> None:
+    """Check that no event of any host is missing, doubled or out of order."""
+    for host in {event["host"] for event in events if "of_host" in event}:
+        numbers = [event["of_host"] for event in events if event["host"] == host]
+        assert numbers == list(range(1, len(numbers) + 1)), f"{host}: {numbers}"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+def test_a_program_runs_on_all_hosts_and_comes_back_whole(far: Far) -> None:
+    done = far.launch("--devices", "2", "--", *far.program(), "3", hosts=3)
+    assert "r: succeeded" in done.stdout
+    state = far.cli.status("r")
+    assert [rank["host"] for rank in state["ranks"]] == ["node1", "node1", "node2", "node2", "node3", "node3"]
+    assert {rank["phase"] for rank in state["ranks"]} == {"succeeded"}
+    whole(far.events())
+    logs = far.cli("logs", "r").stdout
+    assert [line for line in logs.splitlines() if "rank 5" in line][-1] == f"[rank 5] epoch: 1 step: 3, loss is {1 / 3}"
+    far.cli("collect", "r")
+    collected = far.cli.folder / "collected/r"
+    subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=collected, check=True)
+    assert (collected / "train_parallel5/train.log").read_text().count("loss is") == 3
+    assert json.loads((collected / "manifest.json").read_text())["hosts"] == ["node1", "node2", "node3"]
+
+
+def test_a_failing_rank_ends_those_on_other_hosts_and_is_named(far: Far) -> None:
+    text = "import os, sys, time\nif os.environ['RANK'] == '3':\n    sys.exit(7)\ntime.sleep(600)\n"
+    began = time.monotonic()
+    done = far.launch("--devices", "2", "--", *far.program(text), code=1)
+    assert "rank 3 failed first: exit code 7" in done.stdout
+    assert time.monotonic() - began < 30
+    whole(far.events())
+
+
+def test_stop_ends_all_ranks_on_all_hosts(far: Far) -> None:
+    far.launch("--devices", "2", "--detach", "--", *far.program(), "1000")
+    wait_for(far.steps_told)
+    done = far.cli("stop", "r")
+    assert done.stdout == "r: stopped by ascendrun stop\n"
+    for host in far.bed.hosts[:2]:
+        assert far.ours_on(host) == []
+
+
+def test_the_logs_of_all_hosts_flow_here_as_they_grow(far: Far) -> None:
+    far.launch("--devices", "1", "--detach", "--", *far.program(), "20")
+    lines = far.cli("logs", "r", "--follow", timeout=60).stdout.splitlines()
+    for rank in range(2):
+        mine = [line for line in lines if line.startswith(f"[rank {rank}] epoch")]
+        assert mine == [f"[rank {rank}] epoch: 1 step: {step}, loss is {1 / step}" for step in range(1, 21)]
+
+
+def test_a_killed_controller_is_taken_over_by_whoever_looks(far: Far) -> None:
+    far.launch("--devices", "1", "--detach", "--", *far.program(), "30")
+    wait_for(far.steps_told)
+    (controller,) = far.controllers()
+    os.kill(controller, signal.SIGKILL)
+    done = far.cli("attach", "r", timeout=60)
+    assert "r: succeeded" in done.stdout
+    assert "killed once" in done.stdout
+    whole(far.events())
+
+
+def test_a_cut_line_delays_events_and_loses_none(far: Far) -> None:
+    far.launch("--devices", "1", "--detach", "--", *far.program(), "100")
+    wait_for(far.steps_told)
+    far.bed.cut(far.bed.hosts[1])
+    silent = wait_for(lambda: [one for one in far.events() if one["kind"] == "host_silent"], 40)
+    assert silent[0]["data"]["host"] == "node2"
+    assert "node2 cannot be reached" in far.cli("status", "r").stderr
+    far.bed.mend(far.bed.hosts[1])
+    done = far.cli("attach", "r", timeout=90)
+    assert "r: succeeded" in done.stdout
+    whole(far.events())
+    kinds = [event["kind"] for event in far.events()]
+    assert kinds.index("host_silent") < kinds.index("host_back") < kinds.index("run_finished")
+
+
+@pytest.mark.parametrize(
+    ("more", "words", "said"),
+    [
+        ({"python": "/nowhere/python3"}, [], "/nowhere/python3"),
+        ({"user": "nobody-here"}, [], "node1"),
+        ({"address": "10.255.255.1", "name": "away"}, [], "named twice"),
+        ({"work_folder": "/proc/nowhere"}, [], "/proc/nowhere"),
+        ({}, ["--dataset", "/nowhere/data"], "/nowhere/data"),
+        ({}, ["--devices", "99"], "offers"),
+        ({}, ["--backend", "ascend"], "no Ascend device"),
+        ({}, ["--rank-table", "nowhere.json"], "nowhere.json"),
+        ({"devices": [{"device_id": 9}]}, ["--rendezvous", "rank-table"], "device 9"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(
+    far: Far, more: "dict[str, str]", words: "list[str]", said: str
+) -> None:
+    done = far.cli("launch", "--hosts", far.hosts(2, **more), *words, "--", *far.program(), "1", code=None)
+    assert done.returncode in (2, 3)
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert said in done.stderr
+    assert not list(far.cli.folder.glob("runs/*"))
+
+
+def test_the_ranks_of_all_hosts_get_the_table_that_their_hosts_gave(far: Far) -> None:
+    ring = Path(__file__).with_name("ring.py").read_text()
+    far.launch("--devices", "8", "--rendezvous", "rank-table", "--", *far.program(ring))
+    far.cli("collect", "r")
+    log = far.cli.folder / "collected/r/train_parallel0/train.log"
+    assert log.read_text() == f"ring {' '.join(map(str, range(16)))}\n"
+    table = json.loads((far.cli.run_dir("r") / "rank_table.json").read_text())
+    assert [server["server_id"] for server in table["server_list"]] == [host.address for host in far.bed.hosts[:2]]
+
+
+def test_a_host_that_is_down_is_named_and_nothing_is_left_on_the_others(far: Far) -> None:
+    far.bed.crash(far.bed.hosts[1])
+    done = far.cli("launch", "--hosts", far.hosts(3), "--", *far.program(), "1", code=3)
+    assert "node2" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(far.cli.folder.glob("runs/*"))
+
+
+def test_a_program_that_needs_no_folder_runs_from_an_empty_one(far: Far) -> None:
+    empty = far.cli.folder / "empty"
+    empty.mkdir()
+    hosts, runs = far.hosts(1), str(far.cli.folder / "runs")
+    words = [ASCENDRUN, "launch", "--hosts", hosts, "--name", "r", "--run-dir", runs, "--devices", "1", "--", "true"]
+    done = subprocess.run(words, cwd=empty, env=far.cli.environment, capture_output=True, text=True, timeout=60)
+    assert "r: succeeded" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_program_that_is_not_there_is_refused(far: Far) -> None:
+    done = far.cli("launch", "--hosts", far.hosts(), "--", "no-such-program", code=3)
+    assert "there is no program no-such-program in its PATH" in done.stderr
+
+
+def test_a_folder_that_hosts_share_is_used_in_place(far: Far) -> None:
+    shared = far.bed.shared / "project"
+    shared.mkdir(exist_ok=True)
+    (shared / "where.py").write_text("import os; print(os.getcwd())")
+    words = ["launch", "--hosts", far.hosts(), "--name", "r", "--run-dir", "/srv/work/runs", "--"]
+    host = far.bed.hosts[2]  # the controller: it sees /srv/shared under the name that the others have for it
+    (shared / "hosts.yaml").write_text(far.bed.exec(host, ["cat", "/root/hosts.yaml"]).stdout)
+    words[2] = "/srv/shared/project/hosts.yaml"
+    command = ["env", "--chdir=/srv/shared/project", str(Path(sys.executable).with_name("ascendrun")), *words]
+    done = far.bed.exec(host, [*command, sys.executable, "where.py"], check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    log = far.bed.exec(far.bed.hosts[0], ["sh", "-c", "cat /srv/work/r/train_parallel0/train.log"]).stdout
+    assert log == "/srv/shared/project\n"
