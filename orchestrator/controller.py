@@ -7,7 +7,9 @@ gets a successor, which goes on from the last event of each host that the journa
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import queue
 import signal
 import socket
@@ -64,9 +66,18 @@ class _Followed:
     last_seq: int = 0  # of its journal, in ours
     finished: bool = False
     reachable: Optional[bool] = None  # None: not known yet
-    stop: Optional[tuple[float, str]] = None  # grace in s, by whom: to be passed on
-    stop_sent: Optional[tuple[float, str]] = None
-    wake: threading.Event = field(default_factory=threading.Event)
+    transport: Optional[Transport] = None  # while the line holds
+    stop: Optional[tuple[float, str]] = None  # grace in s, by whom
+    stop_told: Optional[tuple[float, str]] = None
+    telling: threading.Lock = field(default_factory=threading.Lock)
+
+    def tell_stop(self) -> None:
+        """Pass a stop on that the host does not know of; where the line breaks, the next one does it."""
+        with self.telling, contextlib.suppress(HostError):
+            wanted, transport = self.stop, self.transport
+            if transport is not None and wanted is not None and wanted != self.stop_told:
+                self.far.stop(transport, *wanted)
+                self.stop_told = wanted
 
 
 def control(run_dir: RunDir, ready: "Callable[[], None]") -> int:
@@ -100,6 +111,7 @@ class Controller:
         self.journal = journal
         self.followed = {host.name: _Followed(host) for host in far.hosts}
         self._news: "queue.SimpleQueue[News]" = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping: Optional[tuple[float, str]] = None
         for event in journal.past:
             self._remember(event)
@@ -118,13 +130,11 @@ class Controller:
         watcher = Watcher()
         watcher.add(self.run.run_dir.requests)
         while not all(one.finished for one in self.followed.values()):
-            try:
-                news = self._news.get(timeout=_LOOK_EVERY_S)
-                while True:
-                    self._take(news)
-                    news = self._news.get_nowait()
-            except queue.Empty:
-                pass
+            watcher.wait(_LOOK_EVERY_S, self._wake_read)
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wake_read, 4096)
+            while not self._news.empty():
+                self._take(self._news.get())
             if terminated.is_set() and self._stopping is None:
                 self._stop_all(self.run.plan.spec.grace_s, "SIGTERM to the controller")
             self._heed_requests()
@@ -180,7 +190,13 @@ class Controller:
         for name, one in self.followed.items():
             if name != but:
                 one.stop = self._stopping
-                one.wake.set()
+                # in a thread of its own: a host that does not answer must not keep us from the others
+                threading.Thread(target=one.tell_stop, daemon=True).start()
+
+    def _hear(self, news: News) -> None:
+        self._news.put(news)
+        with contextlib.suppress(BlockingIOError):  # it is full: we are awake
+            os.write(self._wake_write, b"+")
 
     # ── one host, in a thread of its own ───────────────────────────────────────────────────────────────────
 
@@ -196,7 +212,9 @@ class Controller:
                     self._read_from(one, fleet.connected[0].transport)
                     return
             except AscendrunError as exc:
-                self._news.put(Lost(one.far.name, str(exc)))
+                self._hear(Lost(one.far.name, str(exc)))
+            finally:
+                one.transport = None
             time.sleep(wait_s)  # nobody tells us when a line is mended
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
@@ -204,27 +222,21 @@ class Controller:
         """Hand on all that a host tells, until its part of the run is over. Raises HostError where the line breaks."""
         with one.far.follow(transport, one.last_seq) as stream:
             rest = b""
-            heard = time.monotonic()
+            one.transport = transport
+            one.tell_stop()
             while True:
-                if one.stop is not None and one.stop != one.stop_sent:
-                    wanted = one.stop
-                    one.far.stop(transport, *wanted)
-                    one.stop_sent = wanted
                 try:
-                    block = stream.read(timeout_s=_LOOK_EVERY_S)
+                    block = stream.read(timeout_s=_SILENT_S)
                 except TimeoutError:
-                    if time.monotonic() - heard > _SILENT_S:
-                        raise HostError(f"{one.far.name}: silent for {_SILENT_S:g} s") from None
-                    continue
+                    raise HostError(f"{one.far.name}: silent for {_SILENT_S:g} s") from None
                 if not block:
                     break
-                heard = time.monotonic()
-                self._news.put(Reached(one.far.name))
+                self._hear(Reached(one.far.name))
                 *lines, rest = (rest + block).split(b"\n")
                 for line in lines:
                     event = Event.from_line(line) if line else None
                     if event is not None and event.host == one.far.name:
-                        self._news.put(event)
+                        self._hear(event)
                         if event.kind == events.RUN_FINISHED:
                             return
             ended = stream.wait(timeout_s=BEAT_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Optional
@@ -179,9 +180,10 @@ def _in_order(servers: "Sequence[Server]", order: "Sequence[str]") -> "list[Serv
     for server_id in order:
         if server_id not in by_id:
             raise SpecError(f"--order: there is no server {server_id!r}{nearest(server_id, by_id)}")
-    missing = [server_id for server_id in by_id if server_id not in set(order)]
-    if missing or len(set(order)) < len(order):
-        twice = sorted({one for one in order if order.count(one) > 1})
+    counts = Counter(order)
+    missing = [server_id for server_id in by_id if server_id not in counts]
+    twice = [server_id for server_id, count in counts.items() if count > 1]
+    if missing or twice:
         wrong = f"{' '.join(missing)} is missing" if missing else f"{' '.join(twice)} is there twice"
         raise SpecError(f"--order must name each server once: {wrong}")
     return [by_id[server_id] for server_id in order]

@@ -10,7 +10,11 @@ from typing import Any, NoReturn, Optional
 
 from orchestrator.ranktable.model import Fault, JsonPath
 
-_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|/\*.*?\*/|#[^\n]*', re.DOTALL)
+# What is not closed runs to the end of its line, or of the text: so no character is looked at twice.
+_COMMENT = re.compile(r'"[^"\\\n]*(?:\\.[^"\\\n]*)*"?|//[^\n]*|/\*.*?(?:\*/|\Z)|#[^\n]*', re.DOTALL)
+_SURROGATE = re.compile(r"\\\\|\\u[dD][89abAB]..\\u[dD][c-fC-F]..|(\\u[dD][89a-fA-F]..|[\ud800-\udfff])")
+_MOST_LEVELS = 100  # of objects and lists in one another; a rank table has some six
+_MARK = "\ufeff"
 
 
 class Twice(dict):  # type: ignore[type-arg]  # as json makes them
@@ -33,24 +37,20 @@ def _no_constant(word: str) -> NoReturn:
 
 
 def document_in(text: str, faults: "list[Fault]") -> "Optional[dict[str, Any]]":
+    """Return the JSON object that *text* is; None for what is none. What is wrong with it is added to *faults*."""
+    if text.startswith(_MARK):
+        problem = "the file begins with a byte order mark, which is no JSON"
+        faults.append(Fault("byte-order-mark", 0, problem, "save it as UTF-8 without BOM"))
+        text = _unmarked(text)
     try:
-        document = _loads(text)
-    except json.JSONDecodeError as first:
-        plain = without_comments(text)
-        if plain == text:
-            faults.append(_not_json(text, first))
-            return None
-        comment = next(_comments(text))
-        problem = f"a comment ({quoted(comment.group())}); HCCL reads plain JSON, which has none"
-        faults.append(Fault("comment", comment.start(), problem, "take the comments out"))
-        try:
-            document = _loads(plain)
-        except json.JSONDecodeError as second:
-            faults.append(_not_json(plain, second))
-            return None
-        except (ValueError, RecursionError) as exc:
-            faults.append(_too_strange(exc))
-            return None
+        document = _decoded(text, faults)
+        for path, found in _with_keys_twice(document):
+            for key in found.keys_twice:
+                problem = f"{quoted(key)} is there twice, and readers disagree on which counts"
+                faults.append(Fault("key-twice", (*path, key), problem, "keep one of them"))
+    except json.JSONDecodeError as exc:
+        faults.append(_not_json(exc.doc, exc))
+        return None
     except (ValueError, RecursionError) as exc:
         faults.append(_too_strange(exc))
         return None
@@ -58,7 +58,25 @@ def document_in(text: str, faults: "list[Fault]") -> "Optional[dict[str, Any]]":
         problem = f"the file holds {kind(document)}, and a rank table is an object: {{...}}"
         faults.append(Fault("not-a-table", 0, problem, "is this the right file?"))
         return None
+    half = _half_a_character(text)
+    if half is not None:
+        problem = f"{ascii(half.group(1))[1:-1]} is half a character, which is no text"
+        faults.append(Fault("not-json", half.start(), problem, "take it out"))
+        return None
     return document
+
+
+def _decoded(text: str, faults: "list[Fault]") -> Any:
+    try:
+        return _loads(text)
+    except json.JSONDecodeError:
+        plain = without_comments(text)
+        if plain == text:
+            raise
+    comment = next(_comments(text))
+    problem = f"a comment ({quoted(comment.group())}); HCCL reads plain JSON, which has none"
+    faults.append(Fault("comment", comment.start(), problem, "take the comments out"))
+    return _loads(plain)
 
 
 def _loads(text: str) -> Any:
@@ -77,9 +95,6 @@ def _not_json(text: str, exc: json.JSONDecodeError) -> Fault:
     remedy = "mend it, or write the table anew with `ascendrun rank-table`"
     if not text.strip():
         return Fault("truncated", 0, "the file is empty", "write it anew with `ascendrun rank-table`")
-    if text[at : at + 1] == "\ufeff" or text[:1] == "\ufeff":
-        problem = "the file begins with a byte order mark, which is no JSON"
-        return Fault("not-json", 0, problem, "save it as UTF-8 without BOM")
     if not rest or (exc.msg.startswith("Unterminated string") and "\n" not in rest.rstrip()):
         problem = "the file ends in the midst of the table: it was cut off"
         return Fault("truncated", at, problem, "copy it again from where it is whole, or write it anew")
@@ -98,10 +113,22 @@ def _comments(text: str) -> "Iterator[re.Match[str]]":
 
 
 def without_comments(text: str) -> str:
-    """Return *text* with blanks in place of comments, so that every offset stays what it was."""
+    """Return *text* with blanks in place of comments and of its mark, so that every offset stays what it was."""
+    text = _unmarked(text)
     if "//" not in text and "/*" not in text and "#" not in text:
         return text
     return _COMMENT.sub(lambda match: match.group() if match.group()[0] == '"' else _blank(match.group()), text)
+
+
+def _unmarked(text: str) -> str:
+    return " " + text[1:] if text.startswith(_MARK) else text
+
+
+def _half_a_character(text: str) -> "Optional[re.Match[str]]":
+    """Return the first surrogate without its other half, as its group 1: Python reads one, HCCL and files do not."""
+    if "\\u" not in text and text.isascii():
+        return None
+    return next((match for match in _SURROGATE.finditer(text) if match.group(1)), None)
 
 
 def _blank(comment: str) -> str:
@@ -121,10 +148,12 @@ def kind(value: Any) -> str:
     )
 
 
-def with_keys_twice(value: Any, path: JsonPath = ()) -> "Iterator[tuple[JsonPath, Twice]]":
+def _with_keys_twice(value: Any, path: JsonPath = ()) -> "Iterator[tuple[JsonPath, Twice]]":
+    if len(path) > _MOST_LEVELS:
+        raise RecursionError
     if isinstance(value, Twice):
         yield path, value
     if isinstance(value, (dict, list)):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
             if isinstance(inner, (dict, list)):
-                yield from with_keys_twice(inner, (*path, key))
+                yield from _with_keys_twice(inner, (*path, key))

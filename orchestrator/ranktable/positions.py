@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Union
 
 _BLANK = re.compile(r"[ \t\n\r]*")
@@ -30,6 +31,7 @@ def line_and_column(text: str, offset: int) -> "tuple[int, int]":
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
+@lru_cache(maxsize=4)  # faults that stand near one another ask for the same ones, and the outer ones are large
 def _entries(text: str, position: int) -> "dict[Union[str, int], int]":
     """Return where each value of the object or array at *position* begins; nothing for what is neither."""
     found: "dict[Union[str, int], int]" = {}

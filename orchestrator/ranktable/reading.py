@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 from orchestrator.findings import Finding, Severity
-from orchestrator.ranktable.jsontext import document_in, kind, quoted, with_keys_twice, without_comments
+from orchestrator.ranktable.jsontext import document_in, kind, quoted, without_comments
 from orchestrator.ranktable.model import COMPLETED, Fault, JsonPath, Place, RankTable, Server, Spot, TableDevice
 from orchestrator.ranktable.positions import line_and_column, offset_of
 
@@ -89,10 +89,6 @@ class _Reader:
 
     def table(self) -> RankTable:
         """Raises _Unreadable, with the reason among the faults."""
-        for path, found in with_keys_twice(self.document):
-            for key in found.keys_twice:
-                problem = f"{quoted(key)} is there twice, and readers disagree on which counts"
-                self._add("key-twice", (*path, key), problem, "keep one of them")
         before = len(self.faults)
         table = self._reader()()
         if self._spelled_otherwise:
@@ -110,7 +106,7 @@ class _Reader:
         version = self.document.get("version")
         if isinstance(version, (int, float)) and not isinstance(version, bool):
             self._spelled_otherwise.append(("version",))
-            version = str(float(version))
+            version = f"{version}.0" if isinstance(version, int) else str(version)
         if version is None and "group_list" in self.document:
             return self._legacy
         if version in ("1.0", "1.2"):
@@ -328,7 +324,11 @@ class _Reader:
 
     def _addresses(self, holder: "dict[str, Any]", name: str, path: JsonPath) -> "tuple[str, ...]":
         text = self._text(holder, name, path)
-        return tuple(part.strip() for part in text.split(",")) if text else ()
+        bare = "".join(text.split())
+        if bare != text:
+            problem = f"{name} {quoted(json.dumps(text))} has blanks, and HCCL does not pass over them"
+            self._add("spelling", (*path, name), problem, "take them out, or `ascendrun rank-table convert FILE`")
+        return tuple(bare.split(",")) if bare else ()
 
     def _counts(
         self,
@@ -366,7 +366,7 @@ def unfinished(status: str) -> Fault:
     return Fault("status", ("status",), problem, "wait until it says completed, or write the table anew")
 
 
-_SHAPE = ("field-missing", "field-type", "key-twice")  # what leaves nothing for the rules to go by
+_SHAPE = ("field-missing", "field-type")  # what leaves nothing for the rules to go by
 _DEVICE_FIELDS = ("rank_id", "device_id", "device_ip", "super_device_id", "backup_device_ip", *PORTS)
 
 
