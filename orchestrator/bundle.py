@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import io
 import os
-import zipfile
+import tarfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 import orchestrator
 from orchestrator.errors import SpecError
@@ -17,29 +17,28 @@ from orchestrator.errors import SpecError
 # The supervisor is whole by itself; the others look at datasets, and need nothing but it and the standard library.
 _TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py")
 _MAIN = "import sys\nfrom orchestrator.farside import main\nsys.exit(main(sys.argv[1:]))\n"
-_LONG_AGO = (1980, 1, 1, 0, 0, 0)  # equal content makes an equal archive
 _MOST_CODE_BYTES = 64 << 20
 _NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "runs", "collected"}
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file that far hosts keep by its content."""
+    """Files that far hosts keep by their content, unpacked: Python then compiles them only once."""
 
-    name: str
-    content: bytes
+    name: str  # of the folder there
+    content: bytes  # a gzip-compressed tar
 
 
 def supervisor_archive() -> Archive:
-    """Return what Python 3.9 or later runs on a host that has nothing of ours."""
+    """Return what Python 3.9 or later runs, as `python FOLDER`, on a host that has nothing of ours."""
     root = Path(orchestrator.__file__).parent
     files = [root / name for name in _TRAVELLERS] + sorted((root / "supervisor").glob("*.py"))
-    content = _zipped({f"orchestrator/{path.relative_to(root)}": path.read_bytes() for path in files}, _MAIN)
-    return Archive(f"supervisor-{hashlib.sha256(content).hexdigest()[:16]}.pyz", content)
+    found = {f"orchestrator/{path.relative_to(root)}": path.read_bytes() for path in files}
+    return _archive("supervisor", {**found, "__main__.py": _MAIN.encode()})
 
 
 def module_archive(module: str) -> Archive:
-    """Return the package that *module* belongs to, as an archive that Python imports from. Raises SpecError."""
+    """Return the package that *module* belongs to, for a folder that Python imports from. Raises SpecError."""
     top = module.partition(".")[0]
     spec = importlib.util.find_spec(top)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -48,13 +47,8 @@ def module_archive(module: str) -> Archive:
     return _archive(top, {f"{top}/{path}": content for path, content in _files(Path(folders[0])).items()})
 
 
-def _archive(stem: str, files: "dict[str, bytes]") -> Archive:
-    content = _zipped(files, None)
-    return Archive(f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}.zip", content)
-
-
 def folder_archive(folder: Path) -> Archive:
-    """Return a user's own folder, to be unpacked where hosts do not share it. Raises SpecError."""
+    """Return a user's own folder, for hosts that do not share it. Raises SpecError."""
     return _archive("folder", _files(folder))
 
 
@@ -77,9 +71,13 @@ def _files(folder: Path) -> "dict[str, bytes]":
     return found
 
 
-def _zipped(files: "dict[str, bytes]", main: Optional[str]) -> bytes:
+def _archive(stem: str, files: "dict[str, bytes]") -> Archive:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in [*files.items(), *([("__main__.py", main.encode())] if main else [])]:
-            archive.writestr(zipfile.ZipInfo(name, _LONG_AGO), content, zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()
+    # equal content makes an equal archive: no names, no times
+    with gzip.GzipFile(fileobj=buffer, mode="wb", mtime=0) as packed, tarfile.open(fileobj=packed, mode="w") as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    content = buffer.getvalue()
+    return Archive(f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}", content)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional
 
+from orchestrator.bundle import Archive
 from orchestrator.errors import HostError, RunNotFoundError
 from orchestrator.inventory import Device, HostEntry
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Stream, Transport, with_setup
 
-# Makes the folder $1, for us alone; prints its real name, and whether the file $2 is there.
-_KEEP = """
-mkdir -p -- "$1" && chmod 700 -- "$1" && cd -- "$1" && pwd -P && if [ -f "$2" ]; then echo there; else echo missing; fi
+# Makes the folder $1 (below the home where it begins with ~/), for us alone; prints where it is, and if $2, $3 are there.
+_FIND = """
+case $1 in '~/'*) folder=$HOME/${1#'~/'} ;; *) folder=$1 ;; esac
+mkdir -p -- "$folder" && chmod 700 -- "$folder" && cd -- "$folder" && pwd -P
+for name in "$2" "$3"; do if [ -d "$name" ]; then echo there; else echo missing; fi; done
+"""
+# Unpacks standard input as the folder $1/$2, in one step.
+_UNPACK = """
+umask 077; part=$1/.$2.$$; mkdir -- "$part" && tar -xzf - -C "$part" || { rm -rf -- "$part"; exit 1; }
+mv -T -- "$part" "$1/$2" 2> /dev/null || { rm -rf -- "$part"; [ -d "$1/$2" ]; }
 """
 
 
@@ -25,7 +33,7 @@ class FarHost:
 
     entry: HostEntry
     python: str  # of our supervisor there
-    archive: str  # path of the supervisor's archive there
+    archive: str  # the folder of our supervisor there
     root: str  # path of the run folder there
 
     @property
@@ -90,13 +98,17 @@ def _far_host(stored: "Mapping[str, Any]") -> FarHost:
     return FarHost(HostEntry(**entry), stored["python"], stored["archive"], stored["root"])
 
 
-def keep_archive(transport: Transport, folder: str, name: str, content: bytes) -> str:
-    """Send a file to *folder* of a host, unless it is there, by its name; return its path. Raises HostError."""
-    done = transport.run(["sh", "-c", _KEEP, "sh", folder, name])
-    answer = done.stdout.decode("utf-8", "surrogateescape").rstrip("\n").rsplit("\n", 1)
-    if done.code != 0 or len(answer) != 2:
-        raise HostError(f"{transport.host}: cannot keep a file of ours in {folder}: {done.last_words()}")
-    path = f"{answer[0]}/{name}"
-    if answer[1] != "there":
-        transport.put(content, path, 0o600)
-    return path
+def keep(transport: Transport, folder: str, archives: "Sequence[Archive]") -> "list[str]":
+    """Unpack one or two archives below *folder* of a host, unless they are there; return where. Raises HostError."""
+    names = [archive.name for archive in archives]
+    done = transport.run(["sh", "-c", _FIND, "sh", folder, names[0], names[-1]])
+    said = done.stdout.decode("utf-8", "surrogateescape").rstrip("\n").rsplit("\n", 2)
+    if done.code != 0 or len(said) != 3:
+        raise HostError(f"{transport.host}: cannot keep files of ours in {folder}: {done.last_words()}")
+    there, *found = said
+    for archive, state in zip(archives, found):
+        if state == "missing":
+            put = transport.run(["sh", "-c", _UNPACK, "sh", there, archive.name], input=archive.content, timeout_s=300)
+            if put.code != 0:
+                raise HostError(f"{transport.host}: cannot keep files of ours in {there}: {put.last_words()}")
+    return [f"{there}/{name}" for name in names]

@@ -12,7 +12,7 @@ from typing import Any, Optional, TypeVar
 
 from orchestrator import addresses, bundle, launch, monitor, ranktables
 from orchestrator.errors import HostError, RunDirError, SpecError
-from orchestrator.farhosts import FarHost, FarHosts, keep_archive
+from orchestrator.farhosts import FarHost, FarHosts, keep
 from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, Site, make_plan
@@ -45,8 +45,8 @@ class Looked:
     """What a far host said of itself, and what was sent to it."""
 
     entry: HostEntry
-    archive: str  # path of our supervisor there
-    code: Optional[str]  # path of the job's package there
+    archive: str  # the folder of our supervisor there
+    code: Optional[str]  # the folder that has the job's package there
     facts: Mapping[str, Any]  # as farside.look gives them
     clock_off_s: float  # its clock against ours, less what the answer may have taken
 
@@ -100,15 +100,13 @@ def _look(fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, name: str)
 
     def look(entry: HostEntry, transport: Transport) -> Looked:
         work = entry.work_folder or WORK_FOLDER
-        folder = f"{_home(transport)}/{work[2:]}" if work.startswith("~/") else work
-        archive = keep_archive(transport, f"{folder}/{_CACHE}", supervisor.name, supervisor.content)
-        code_there = keep_archive(transport, f"{folder}/{_CACHE}", code.name, code.content) if code else None
-        far = FarHost(entry, entry.python or PYTHON, archive, f"{folder}/{name}")
+        archive, *code_there = keep(transport, f"{work}/{_CACHE}", [supervisor, *([code] if code else [])])
+        far = FarHost(entry, entry.python or PYTHON, archive, str(Path(archive).parents[1] / name))
         began = time.time()
         facts = json.loads(far.ask(transport, "look", {**asked, "folder": far.root}))
         ended = time.time()
         off_s = abs(facts["time"] - (began + ended) / 2) - (ended - began) / 2
-        return Looked(entry, archive, code_there, facts, max(0.0, off_s))
+        return Looked(entry, archive, code_there[0] if code_there else None, facts, max(0.0, off_s))
 
     try:
         token.touch()
@@ -121,13 +119,6 @@ def _look(fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, name: str)
 
 def _dataset(request: launch.LaunchRequest) -> Optional[str]:
     return os.path.abspath(os.path.expanduser(request.dataset)) if request.dataset else None
-
-
-def _home(transport: Transport) -> str:
-    done = transport.run(["sh", "-c", "cd && pwd"])
-    if done.code != 0:
-        raise HostError(f"{transport.host}: has no home folder to work in: {done.last_words()}; give work_folder")
-    return done.stdout.decode("utf-8", "surrogateescape").rstrip("\n")
 
 
 def _all(fleet: Fleet, do: "Callable[[HostEntry, Transport], T]") -> "dict[str, T]":
@@ -281,7 +272,7 @@ def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan) -> None:
         host = hosts[entry.name]
         unpack = None
         if folder is not None and host.name in need:
-            unpack = keep_archive(transport, str(Path(host.archive).parent), folder.name, folder.content)
+            (unpack,) = keep(transport, str(Path(host.archive).parent), [folder])
         told = {"host_plan": asdict(plan.host_plan(host.name)), "unpack": unpack, "rank_table": plan.rank_table}
         host.ask(transport, "start", told)
 

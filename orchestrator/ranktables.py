@@ -25,7 +25,7 @@ MOST_BYTES = 64 << 20  # 65,536 ranks of version 2.0 take some 60 MB, 80,000 of 
 _MOST_SMALL_BYTES = 4 << 20
 
 # What is put right by writing a table anew, and by numbering its ranks anew.
-BY_WRITING = frozenset({"comment", "spelling", "count"})
+BY_WRITING = frozenset({"byte-order-mark", "comment", "spelling", "count"})
 BY_NUMBERING = frozenset({"rank-twice", "rank-range", "rank-missing", "ranks-interleaved", "servers-order"})
 
 

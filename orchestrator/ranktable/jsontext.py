@@ -60,7 +60,8 @@ def document_in(text: str, faults: "list[Fault]") -> "Optional[dict[str, Any]]":
         return None
     half = _half_a_character(text)
     if half is not None:
-        problem = f"{ascii(half.group(1))[1:-1]} is half a character, which is no text"
+        shown = half.group(1).encode("ascii", "backslashreplace").decode()
+        problem = f"{shown} is half a character, which is no text"
         faults.append(Fault("not-json", half.start(), problem, "take it out"))
         return None
     return document

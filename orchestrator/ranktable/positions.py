@@ -31,7 +31,7 @@ def line_and_column(text: str, offset: int) -> "tuple[int, int]":
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
-@lru_cache(maxsize=4)  # faults that stand near one another ask for the same ones, and the outer ones are large
+@lru_cache(maxsize=8)  # the faults of a table ask for the same outer ones, which are large
 def _entries(text: str, position: int) -> "dict[Union[str, int], int]":
     """Return where each value of the object or array at *position* begins; nothing for what is neither."""
     found: "dict[Union[str, int], int]" = {}

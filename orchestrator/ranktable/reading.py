@@ -32,21 +32,22 @@ class Reading:
 
     def findings(self, faults: "tuple[Fault, ...]") -> "tuple[Finding, ...]":
         """Return *faults* with their places in the text."""
+        plain = without_comments(self.text) if faults else ""
         return tuple(
             Finding(
                 fault.code,
                 Severity.ERROR if fault.fatal else Severity.WARNING,
-                "{}:{}:{}".format(self.source, *line_and_column(self.text, self._offset(fault.at))),
+                "{}:{}:{}".format(self.source, *line_and_column(plain, self._offset(fault.at, plain))),
                 fault.problem,
                 fault.remedy,
             )
             for fault in faults[:_MOST_FAULTS]
         )
 
-    def _offset(self, at: Place) -> int:
+    def _offset(self, at: Place, plain: str) -> int:
         if isinstance(at, int):
             return at
-        return offset_of(without_comments(self.text), self._path(at) if isinstance(at, Spot) else at)
+        return offset_of(plain, self._path(at) if isinstance(at, Spot) else at)
 
     def _path(self, spot: Spot) -> JsonPath:
         tail = () if spot.field is None else (spot.field,)

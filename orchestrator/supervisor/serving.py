@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
@@ -30,7 +30,7 @@ class Refused(Exception):
 def start_run(run_dir: RunDir, told: Mapping[str, Any]) -> None:
     """Make the run folder and start its supervisor. Raises Refused or OSError.
 
-    *told*: host_plan, unpack (the archive of the user's program, or None), rank_table (its text, or None).
+    *told*: host_plan, unpack (the folder of the user's program, or None), rank_table (its text, or None).
 
     Told a second time, because the answer to the first was lost on its way, it starts nothing twice.
     """
@@ -40,9 +40,7 @@ def start_run(run_dir: RunDir, told: Mapping[str, Any]) -> None:
         run_dir.root.mkdir(mode=0o755)
         run_dir.make_folders([process.folder for process in plan.processes])
         if told.get("unpack"):
-            run_dir.code.mkdir()  # the archive of an empty folder makes none
-            with zipfile.ZipFile(told["unpack"]) as archive:
-                archive.extractall(run_dir.code)  # names that lead out of it are not followed
+            shutil.copytree(told["unpack"], run_dir.code)
         if told.get("rank_table"):
             write_atomically(run_dir.rank_table, told["rank_table"])
         write_atomically(run_dir.host_plan, plan.to_json(), mode=_MODE_OWN)

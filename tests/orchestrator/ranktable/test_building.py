@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
-from orchestrator.ranktable.building import build, convert, merge
+from orchestrator.ranktable.building import build, convert, merge, numbered
 from orchestrator.ranktable.model import RankTable, Server, TableDevice
 from orchestrator.ranktable.positions import line_and_column, offset_of
 from orchestrator.ranktable.reading import read
@@ -93,6 +94,14 @@ def test_servers_of_a_super_pod_stay_together() -> None:
     assert table.version == "1.2"
     assert [(server.super_pod_id, server.server_id) for server in table.servers] == [
         ("2", "a"), ("2", "c"), ("1", "b"), ("1", "d")]  # fmt: skip
+
+
+def test_an_order_of_many_servers_costs_no_more_than_its_length() -> None:
+    ids = [f"n{index:05}" for index in range(20_000)]
+    servers = [Server(one, ()) for one in ids]
+    began = time.monotonic()
+    assert [server.server_id for server in numbered(servers, ids[::-1])] == ids[::-1]
+    assert time.monotonic() - began < 5
 
 
 def test_an_order_is_followed_and_must_name_each_server_once() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -96,6 +97,8 @@ PLANTED: "list[tuple[str, Change, str, str]]" = [
     ("address of itself", put(0, 2, "device_ip", "::1"), "address", '"::1"'),
     ("address of both families", put(0, 2, "device_ip", "::ffff:1.2.3.4"), "address-family", '"::ffff'),
     ("address a number", put(0, 2, "device_ip", 3232235521), "address", "3232235521"),
+    ("address with a blank", put(0, 2, "device_ip", "192.168.2.20 "), "spelling", '"192.168.2.20 "'),
+    ("addresses with a blank", put(0, 2, "device_ip", "192.168.2.20, 192.168.3.9"), "spelling", '"192.168.2.20, '),
     ("address empty", put(0, 2, "device_ip", ""), "address-missing", "{"),
     ("no address", drop(1, 5, "device_ip"), "address-missing", "{"),
     ("server twice", second_server_again, "server-twice", '"10.0.0.11"'),
@@ -149,6 +152,8 @@ PLANTED_2_0: "list[tuple[str, Change, str, str]]" = [
     ("no layers", lambda d: d["rank_list"][4].update(level_list=[]), "level", "["),
     ("no layer list", lambda d: d["rank_list"][4].pop("level_list"), "field-missing", "{"),
     ("layer 0 not first", lambda d: d["rank_list"][4]["level_list"].reverse(), "level", "["),
+    ("layer beyond the last", level(4, 1, "net_layer", 8), "level", "["),
+    ("layer a list", level(4, 1, "net_layer", [1]), "level", "["),
     ("layer by name", level(4, 1, "net_layer", "one"), "level", "["),
     ("layer 0 through switches", level(4, 0, "net_type", "CLOS"), "level", "["),
     ("no instance", level(4, 1, "net_instance_id", ""), "level", "["),
@@ -227,7 +232,11 @@ def test_a_planted_fault_is_refused_named_and_found_at_its_place(
         ("[1, 2]", "not-a-table", "[1, 2]"),
         ('"1.0"', "not-a-table", '"1.0"'),
         ('{"version": "1.0", "version": "1.2"}', "key-twice", '"1.2"'),
-        ('\ufeff{"version": "1.0"}', "not-json", ""),
+        ('\ufeff{"version": "1.0"}', "byte-order-mark", ""),
+        ('{"version": ' + "[" * 500 + "]" * 500 + "}", "not-json", ""),
+        ('{"version": 1' + "0" * 400 + "}", "version", "1000"),
+        ('{"version": "1.0", "mine": "\\ud83d\\ude00 \\\\ud800 \\uD800"}', "not-json", "\\uD800"),
+        ('{"version": "\ud800"}', "not-json", "\ud800"),
         ("hccl_8p.json", "not-json", "hccl_8p.json"),
     ],
 )
@@ -235,6 +244,32 @@ def test_a_text_that_is_no_rank_table_is_told_why(text: str, code: str, place: s
     found = findings_of(text)
     assert found[0].code == code
     assert place in line_at(text, found[0])
+
+
+@pytest.mark.parametrize("text", ['{"version": ' + '\\"' * 200_000 + "//", '{"version": ' + "/* " * 400_000])
+def test_a_text_that_opens_and_never_closes_is_looked_at_once(text: str) -> None:
+    began = time.monotonic()
+    assert findings_of(text)
+    assert time.monotonic() - began < 20  # and an hour, where each opening is followed to the end
+
+
+def test_a_table_that_is_wrong_throughout_is_told_so_without_reading_it_again_for_each_fault() -> None:
+    def wrong(document: "dict[str, Any]") -> None:
+        document["server_list"] = [
+            {"server_id": f"s{n}", "device": [{"device_id": "99", "device_ip": "x", "rank_id": "0"}] * 8}
+            for n in range(1000)
+        ]
+
+    text = text_with(wrong)
+    reading = read(text, "table.json")
+    assert reading.table is not None
+    faults = check(reading.table)
+    began = time.monotonic()
+    few = reading.findings(faults[:1])
+    one_s, began = time.monotonic() - began, time.monotonic()
+    many = reading.findings(faults)
+    assert len(many) > 50 and few[0] == many[0]
+    assert time.monotonic() - began < 20 * one_s
 
 
 @pytest.mark.parametrize(
@@ -309,6 +344,26 @@ def test_one_server_needs_no_addresses_but_on_910a() -> None:
 
     assert findings_of(text_with(bare)) == ()
     assert set(errors_of(text_with(bare), "910A")) == {"address-missing"}
+
+    def half_bare(document: "dict[str, Any]") -> None:
+        document["server_list"].pop()
+        document["server_count"] = "1"
+        del device(document, 0, 3)["device_ip"]
+
+    assert [(one.code, one.severity) for one in findings_of(text_with(half_bare))] == [
+        ("address-missing", Severity.WARNING)
+    ]
+    assert errors_of(text_with(half_bare), "910A") == ["address-missing"]
+
+
+def test_310p_servers_have_up_to_32_devices_and_no_groups() -> None:
+    def many(document: "dict[str, Any]") -> None:
+        device(document, 0, 7)["device_id"] = "31"
+
+    assert errors_of(text_with(many)) == ["device-group"]
+    assert "--product" in findings_of(text_with(many))[0].remedy
+    assert errors_of(text_with(many), "310P") == []
+    assert errors_of(text_with(put(0, 7, "device_id", "32")), "310P") == ["device-range"]
 
 
 # ── any valid table, any single change that breaks a rule ──────────────────────────────────────────────────
