@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterable, Sequence
@@ -17,6 +18,7 @@ from orchestrator.transport.base import Transport
 _BUSY_TRIES, _BUSY_S = 25, 0.2  # hccn_tool serves one at a time, and takes a fraction of a second
 _PROBE_S = 20.0
 _MOST_DIGITS = 6
+_DEVICE = re.compile(r"davinci([0-9]{1,5})")  # of /dev
 _NOT_THERE = (126, 127)  # exit codes of a shell
 
 
@@ -161,7 +163,7 @@ def _output(transport: Transport, words: "Sequence[str]") -> Optional[str]:
 
 def _device_ids(transport: Transport) -> "list[int]":
     names = (_output(transport, ["ls", "/dev"]) or "").split()
-    return sorted(int(name[7:]) for name in names if name.startswith("davinci") and name[7:].isdigit())
+    return sorted(int(match.group(1)) for match in map(_DEVICE.fullmatch, names) if match)
 
 
 def _tool_addresses(transport: Transport, ids: "Sequence[int]") -> "dict[int, str]":

@@ -14,7 +14,7 @@ from orchestrator.inventory import Device, HostEntry
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Stream, Transport, with_setup
 
-# Makes the folder $1 (below the home where it begins with ~/), for us alone; prints where it is, and if $2, $3 are there.
+# Makes the folder $1 (from the home where it begins with ~/) for us alone; prints where it is, and if $2, $3 are there
 _FIND = """
 case $1 in '~/'*) folder=$HOME/${1#'~/'} ;; *) folder=$1 ;; esac
 mkdir -p -- "$folder" && chmod 700 -- "$folder" && cd -- "$folder" && pwd -P

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 _PAIR = re.compile(r"^\s*([A-Za-z][^:]*?)\s*:\s*(.*?)\s*$")
+_SDID = re.compile(r"[0-9]{1,10}")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ def parse_spod(text: str) -> Optional[SuperPodPlace]:
     """Return what `spod_words` is answered on A3; None for the refusal of every other product."""
     pairs = {match.group(1): match.group(2) for match in map(_PAIR.match, text.splitlines()) if match}
     sdid, pod = pairs.get("SDID", ""), pairs.get("Super Pod ID", "")
-    if not (sdid.isascii() and sdid.isdigit() and pod):
+    if not (_SDID.fullmatch(sdid) and pod):
         return None
     return SuperPodPlace(int(sdid), pod)
 
@@ -38,6 +39,7 @@ _FAMILIES = (
     (re.compile(r"910(A|B|ProA|ProB|PremiumA)"), "910A"),
     (re.compile(r"910"), "A3"),
     (re.compile(r"950.*"), "A5"),
+    (re.compile(r"310P\d?"), "310P"),
 )
 _MOST_OF_A2 = 8  # devices; with more it is the A2 Box16
 

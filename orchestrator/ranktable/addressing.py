@@ -56,7 +56,7 @@ def addresses_are_there(table: RankTable, product: Optional[str]) -> "Iterator[F
         if not device.device_ips:
             problem = f"{name_of(server, device)} has no device_ip" + ", and others have" * (some and not needed)
             remedy = f"write what `hccn_tool -i {device.device_id} -ip -g` says on that server"
-            yield Fault("address-missing", Spot(spot.server, spot.device), problem, remedy)
+            yield Fault("address-missing", Spot(spot.server, spot.device), problem, remedy, fatal=needed)
 
 
 def subnets(table: RankTable, _: Optional[str]) -> "Iterator[Fault]":
@@ -134,7 +134,7 @@ def levels(table: RankTable, _: Optional[str]) -> "Iterator[Fault]":
         layers = [level.get("net_layer") for level in device.level_list]
         if not 1 <= len(layers) <= _MOST_LEVELS:
             yield Fault("level", spot, f"{name} has {len(layers)} network layers", f"give it 1 to {_MOST_LEVELS}")
-        elif layers[0] != 0 or layers != sorted(layer for layer in set(layers) if isinstance(layer, int)):
+        elif layers[0] != 0 or layers != [layer for layer in range(_MOST_LEVELS) if layer in layers]:
             remedy = f"list layers from 0 to {_MOST_LEVELS - 1}, ascending, each once, and layer 0 first"
             yield Fault("level", spot, f"the net_layers of {name} are {layers}", remedy)
         for level in device.level_list:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from typing import Optional
 
 # The product -> how many devices a server of it has at most. `A2-Box16` is the Atlas 200T A2 Box16.
-MOST_DEVICES = {"910A": 8, "A2": 8, "A2-Box16": 16, "A3": 16, "A5": 65}
+MOST_DEVICES = {"310P": 32, "910A": 8, "A2": 8, "A2-Box16": 16, "A3": 16, "A5": 65}
 PRODUCTS = tuple(MOST_DEVICES)
+LIKELY = ("910A", "A2", "A2-Box16", "A3")  # of a table that does not tell; A5 has a version of its own, 310P seldom any
 
 _GROUPS_910A = (frozenset(range(4)), frozenset(range(4, 8)))  # joined by HCCS; between the two there is only PCIe
 # Four devices that HCCL accepts besides a whole group; neither documents nor the usual tools offer them.

@@ -13,7 +13,7 @@ from orchestrator.inventory import spell_ids
 from orchestrator.ranktable import addressing
 from orchestrator.ranktable.addressing import address_of
 from orchestrator.ranktable.model import COMPLETED, Fault, RankTable, Spot, name_of, spots
-from orchestrator.ranktable.products import MOST_DEVICES, PRODUCTS, doubt, refusal
+from orchestrator.ranktable.products import LIKELY, MOST_DEVICES, PRODUCTS, doubt, refusal
 from orchestrator.ranktable.reading import unfinished
 
 _LONGEST_SERVER_ID = 64  # characters
@@ -172,7 +172,8 @@ def _device_ids(table: RankTable, product: Optional[str]) -> "Iterator[Fault]":
 
 
 def _device_groups(table: RankTable, product: Optional[str]) -> "Iterator[Fault]":
-    possible = [product] if product else [name for name in PRODUCTS if name != "A5"]  # A5 has 2.0, which tells of it
+    possible = (product,) if product else LIKELY
+    say_which = f"say which product it is: --product {', '.join(PRODUCTS)}"
     for index, server in enumerate(table.servers):
         ids = {device.device_id for device in server.devices}
         if not ids or len(ids) < len(server.devices) or (product is not None and max(ids) >= MOST_DEVICES[product]):
@@ -183,12 +184,12 @@ def _device_groups(table: RankTable, product: Optional[str]) -> "Iterator[Fault]
         spot = Spot(index)
         if len(refused) == len(reasons):
             problem = f"{named} cannot work together: {'; '.join(dict.fromkeys(refused))}"
+            remedy = "choose other devices" + f", or {say_which}" * (product is None)
             # on A3 and A5 it is the vendor's scheduler that refuses, and not HCCL
-            yield Fault("device-group", spot, problem, "choose other devices", fatal=product not in ("A3", "A5"))
+            yield Fault("device-group", spot, problem, remedy, fatal=product not in ("A3", "A5"))
         elif reasons.get("910A") and max(ids) < MOST_DEVICES["910A"]:
             problem = f"{named}: {reasons['910A']}; other products take them"
-            remedy = f"say which it is: --product {', '.join(PRODUCTS)}"
-            yield Fault("device-group", spot, problem, remedy, fatal=False)
+            yield Fault("device-group", spot, problem, say_which, fatal=False)
         elif product in (None, "910A") and (doubts := doubt("910A", ids)):
             yield Fault("device-group", spot, f"{named}, on 910A: {doubts}", "choose 0-3 or 4-7", fatal=False)
 
