@@ -109,19 +109,29 @@ def test_input_that_cannot_be_used_is_refused_in_one_line(cli: Cli, arguments: "
     assert done.stdout == ""
 
 
-def test_ctrl_c_ends_the_asking_at_once_and_leaves_nothing(cli: Cli, testbed: Testbed) -> None:
-    testbed.hang(testbed.hosts[1])
+def test_ctrl_c_ends_what_is_asked_there(cli: Cli, testbed: Testbed) -> None:
     (cli.folder / "hosts.yaml").write_text("hosts:\n- {name: node1, setup: sleep 100457}\n- node2\n")
-    asking = cli.start("hosts", "hosts.yaml", "--ssh-config", str(testbed.ssh_config))
     sleeps = ["sh", "-c", "pgrep -f '^sleep 100457' || true"]
+    asking = cli.start("hosts", "hosts.yaml", "--ssh-config", str(testbed.ssh_config))
     wait_for(lambda: testbed.exec(testbed.hosts[0], sleeps).stdout)
-    asking.send_signal(signal.SIGINT)
-    began = time.monotonic()
-    out, err = asking.communicate(timeout=20)
-    assert (asking.returncode, out) == (130, "")
-    assert err.strip() == "ascendrun: interrupted"
-    assert time.monotonic() - began < 5
+    interrupted(asking)
     wait_for(lambda: not testbed.exec(testbed.hosts[0], sleeps).stdout)
+
+
+def test_ctrl_c_waits_for_no_host_that_hangs(cli: Cli, testbed: Testbed) -> None:
+    testbed.hang(testbed.hosts[1])
+    asking = cli.start("hosts", "--host", "node[1-4]", "--ssh-config", str(testbed.ssh_config))
+    time.sleep(2)  # it waits for 10 s for the first word of node2
+    assert asking.poll() is None
+    interrupted(asking)
+
+
+def interrupted(asking: "subprocess.Popen[str]") -> None:
+    began = time.monotonic()
+    asking.send_signal(signal.SIGINT)
+    out, err = asking.communicate(timeout=20)
+    assert (asking.returncode, out, err.strip()) == (130, "", "ascendrun: interrupted")
+    assert time.monotonic() - began < 5
 
 
 @pytest.fixture
