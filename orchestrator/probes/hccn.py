@@ -10,8 +10,8 @@ CONF = "/etc/hccn.conf"
 TOOLS = ("hccn_tool", "/usr/local/Ascend/driver/tools/hccn_tool")
 
 _ADDRESS = re.compile(r"^\s*(ipaddr|ipv6_address)\s*:\s*(\S+)\s*$")
-_ASKED = re.compile(r"\bhccn_tool\b.*\s-i\s+(\d{1,3})\b.*\s-ip\b")
-_SETTING = re.compile(r"^\s*(address|ipv6address)_(\d{1,3})\s*=\s*(\S+)\s*$", re.IGNORECASE)
+_ID = re.compile(r"[0-9]{1,3}")
+_SETTING = re.compile(r"^\s*(address|ipv6address)_([0-9]{1,3})\s*=\s*(\S+)\s*$", re.IGNORECASE)
 
 
 def ip_words(tool: str, device_id: int, *, ipv6: bool = False) -> "list[str]":
@@ -45,10 +45,16 @@ def parse_addresses(text: str) -> "dict[int, str]":
         if match := _SETTING.match(line):
             family = "6" if match.group(1).lower().startswith("ipv6") else "4"
             found[family][int(match.group(2))] = match.group(3)
-        elif match := _ASKED.search(line):
-            asked = int(match.group(1))
+        elif "hccn_tool" in line:
+            asked = _asked(line.split())
         elif match := _ADDRESS.match(line):
             family = "6" if match.group(1).startswith("ipv6") else "4"
             found[family][answers if asked is None else asked] = match.group(2)
             answers, asked = answers + 1, None
     return dict(sorted({**found["6"], **found["4"]}.items()))
+
+
+def _asked(words: "list[str]") -> Optional[int]:
+    """Return the device whose address a command line asks for; None where it asks for something else."""
+    after = words[words.index("-i") + 1 :] if "-i" in words and "-ip" in words else []
+    return int(after[0]) if after and _ID.fullmatch(after[0]) else None

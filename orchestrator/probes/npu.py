@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 from typing import Optional
 
-_PAIR = re.compile(r"^\s*([A-Za-z][^:]*?)\s*:\s*(.*?)\s*$")
 _SDID = re.compile(r"[0-9]{1,10}")
 
 
@@ -24,14 +23,15 @@ def spod_words(npu: int, die: int) -> "list[str]":
 
 def parse_spod(text: str) -> Optional[SuperPodPlace]:
     """Return what `spod_words` is answered on A3; None for the refusal of every other product."""
-    pairs = {match.group(1): match.group(2) for match in map(_PAIR.match, text.splitlines()) if match}
+    parted = (line.partition(":") for line in text.splitlines())
+    pairs = {name.strip(): value.strip() for name, _, value in parted}
     sdid, pod = pairs.get("SDID", ""), pairs.get("Super Pod ID", "")
     if not (_SDID.fullmatch(sdid) and pod):
         return None
     return SuperPodPlace(int(sdid), pod)
 
 
-_CARD = re.compile(r"^\|\s*\d+\s+(?:Ascend)?\s*(\S+)\s*\|")
+_CARD = re.compile(r"^\|\s*\d+\s+(?:Ascend\s*)?(\S+)\s*\|")
 # How cards are called -> the product, as rank tables tell products apart. `910B` without a digit is of the first
 # generation; `Ascend910` is A3.
 _FAMILIES = (

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.conftest import ASCENDRUN, Cli, wait_for
+from tests.conftest import ASCENDRUN, Cli, processes_below, wait_for
 from tests.testbed.bed import Testbed
 
 TELLS = """
@@ -63,14 +63,8 @@ class Far:
         return [sys.executable, "train.py"]
 
     def controllers(self) -> "list[int]":
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                if (entry / "cmdline").read_bytes().startswith(b"ascendrun: controller of r-"):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-        return found
+        mine = processes_below(self.cli.folder)
+        return [pid for pid, command in mine.items() if command.startswith("ascendrun: controller of")]
 
     def ours_on(self, host: Any) -> "list[str]":
         """Return the processes of ours on a host, once those that are ending have had their time."""
