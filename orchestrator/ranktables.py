@@ -14,6 +14,7 @@ from orchestrator.errors import AscendrunError, HostError, SpecError
 from orchestrator.findings import Finding, Severity
 from orchestrator.inventory import Device, Host, select_devices, spell_ids
 from orchestrator.ranktable import building
+from orchestrator.ranktable.addressing import address_of
 from orchestrator.ranktable.model import Fault, RankTable
 from orchestrator.ranktable.reading import Reading, read
 from orchestrator.ranktable.rules import check
@@ -34,7 +35,7 @@ BY_NUMBERING = frozenset({"rank-twice", "rank-range", "rank-missing", "ranks-int
 
 def load(name: str) -> Reading:
     """Read the rank table in a file, or with `-` on standard input. Raises SpecError where it cannot be read."""
-    return read(text_in(name, MOST_BYTES), name)
+    return read(_text_in(name, MOST_BYTES), name)
 
 
 def findings(reading: Reading, product: Optional[str] = None) -> "tuple[Finding, ...]":
@@ -185,7 +186,8 @@ def differences(table: RankTable, live: "Mapping[str, Union[Found, HostError]]")
                 has = spell_ids(sorted(devices))
                 add(server.server_id, "device-gone", f"{name} is not there; the host has {has}", "write the table anew")
                 continue
-            if other.device_ips and set(device.device_ips) - set(other.device_ips):
+            mine = {address_of(text) for text in device.device_ips}  # an IPv6 address is spelled in several ways
+            if mine and not mine.issuperset(map(address_of, other.device_ips)):  # of several, a host tells one
                 problem = f"{name} has the address {other.device_ips[0]}, the table says {','.join(device.device_ips)}"
                 add(server.server_id, "address-differs", problem, "write the table anew, or set the card's address")
             sdids = (device.super_device_id, other.super_device_id)
@@ -211,10 +213,16 @@ def _errors(found: "Iterable[Finding]") -> "list[Finding]":
     return [one for one in found if one.severity is Severity.ERROR]
 
 
-def text_in(name: str, most_bytes: int = _MOST_SMALL_BYTES) -> str:
-    """Return the text of a file, or with `-` of standard input. Raises SpecError where it cannot be read."""
+def text_in(name: str) -> str:
+    """Return the text of a small file, or with `-` of standard input. Raises SpecError where it cannot be read."""
+    return _text_in(name, _MOST_SMALL_BYTES).removeprefix("\ufeff")  # the mark that Windows sets
+
+
+def _text_in(name: str, most_bytes: int) -> str:
     try:
         if name == "-":
+            if sys.stdin is None:
+                raise SpecError("cannot read standard input: it is closed")
             content = sys.stdin.buffer.read(most_bytes + 1)
         else:
             with open(name, "rb") as file:

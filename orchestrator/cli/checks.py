@@ -21,11 +21,15 @@ def show_findings(findings: "Sequence[Finding]") -> None:
     for finding in findings[:_MOST_FINDINGS]:
         colour = {"error": "red", "warning": "yellow"}[finding.severity.value]
         mark = click.style(f"{finding.severity.value} {finding.code}", fg=colour)
-        where = f"{output.plain(finding.where)}: " if finding.where else ""
-        click.echo(f"{where}{mark}: {output.plain(finding.problem)}")
-        click.echo(f"    {output.plain(finding.remedy)}")
+        where = f"{_line(finding.where)}: " if finding.where else ""
+        click.echo(f"{where}{mark}: {_line(finding.problem)}")
+        click.echo(f"    {_line(finding.remedy)}")
     if len(findings) > _MOST_FINDINGS:
         click.echo(f"... and {len(findings) - _MOST_FINDINGS} more; --json has all")
+
+
+def _line(text: str) -> str:
+    return output.plain(text).replace("\n", "?")  # a server's id must not look like a line of ours
 
 
 def verdict(findings: "Sequence[Finding]") -> str:
@@ -51,18 +55,19 @@ def what_table(rank_table: "Optional[RankTable]") -> str:
 def show_rank_table(rank_table: RankTable) -> None:
     """Print servers x devices, in each place the rank and the address; a device a line where that is too wide."""
     click.echo(f"{output.plain(rank_table.status)}{what_table(rank_table)}")
+    room = output.console().width
     ids = sorted({device.device_id for _, device in rank_table.devices()})
+    fits = len(ids) < room  # so many are of no server, and servers x them would fill the memory
     wide, lines = [], []
     for server in rank_table.servers:
         name, pod = output.plain(server.server_id), output.plain(server.super_pod_id or "-")
-        cells = dict.fromkeys(ids, "-")
+        cells = dict.fromkeys(ids if fits else (), "-")
         for device in server.devices:
             address = output.plain(",".join(device.device_ips)) or "-"
             cells[device.device_id] = f"{device.rank_id}  {address}"
             lines.append([name, pod, str(device.device_id), str(device.rank_id), address])
         wide.append([name, pod, *cells.values()])
-    width = sum(max(len(row[column]) for row in wide) + 2 for column in range(len(ids) + 2)) if wide else 0
-    if width <= output.console().width:
+    if fits and sum(max(map(len, column)) + 2 for column in zip(*wide)) <= room:
         output.table(("server", "super pod", *(f"device {one}" for one in ids)), wide)
     else:
         output.table(("server", "super pod", "device", "rank", "address"), lines)

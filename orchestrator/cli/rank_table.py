@@ -216,7 +216,7 @@ def _emit(table: RankTable, out: Optional[str], product: Optional[str], template
         output.say(f"{finding.problem}; {finding.remedy}")
     if template is not None:
         text = ranktables.text_by(template, table)
-    if out is None:
+    if out in (None, "-"):
         click.echo(text, nl=False)
         return
     ranktables.write(text, out)

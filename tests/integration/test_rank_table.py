@@ -161,6 +161,45 @@ def test_a_file_that_is_no_table_gets_a_clear_error(cli: Cli, verb: str, content
     assert str(path) in done.stdout + done.stderr
 
 
+def test_a_closed_standard_input_is_told(cli: Cli) -> None:
+    done = subprocess.run(
+        f"'{ASCENDRUN}' rank-table check - <&-", shell=True, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    refused(done, "standard input", "closed")
+
+
+def test_a_mark_that_windows_sets_costs_no_device_and_is_put_right(cli: Cli, plain: Path) -> None:
+    conf = cli.folder / "hccn.conf"
+    conf.write_bytes(b"\xef\xbb\xbfaddress_0=10.1.0.11\r\naddress_1=10.1.1.11\r\n")
+    devices = json.loads(cli("rank-table", "--hccn", f"10.0.0.11={conf}").stdout)["server_list"][0]["device"]
+    assert devices == PLAIN["server_list"][0]["device"][:2]  # type: ignore[index]
+    plain.write_text("\ufeff" + plain.read_text())
+    assert "error byte-order-mark" in cli("rank-table", "check", str(plain), code=2).stdout
+    assert json.loads(cli("rank-table", "convert", str(plain)).stdout) == PLAIN
+
+
+def test_a_table_of_many_device_ids_is_shown_a_device_a_line(cli: Cli, plain: Path) -> None:
+    table = json.loads(plain.read_text())
+    table["server_list"] = [
+        {"server_id": f"s{n}", "device": [{"device_id": str(n), "rank_id": str(n)}]} for n in range(5000)
+    ]
+    table["server_count"] = "5000"
+    plain.write_text(json.dumps(table))
+    words = ["bash", "-c", f"ulimit -v 1000000; exec '{ASCENDRUN}' rank-table show '{plain}'"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.splitlines()[-1].split() == ["s4999", "4999", "4999"]
+
+
+def test_a_server_id_cannot_look_like_another_line(cli: Cli, plain: Path) -> None:
+    table = json.loads(plain.read_text())
+    table["server_list"][0].update(server_id="a\nplain.json: fine", host_ip="x")
+    plain.write_text(json.dumps(table))
+    said = cli("rank-table", "check", str(plain), code=2).stdout
+    assert "plain.json: fine" not in said.splitlines()
+    assert "a?plain.json: fine" in said
+
+
 def test_an_endless_file_is_not_read_to_its_end(cli: Cli) -> None:
     refused(cli("rank-table", "show", "/dev/zero", code=2, timeout=60), "/dev/zero", "larger than 64 MiB")
 
@@ -168,6 +207,8 @@ def test_an_endless_file_is_not_read_to_its_end(cli: Cli) -> None:
 def test_a_table_comes_from_standard_input_and_goes_to_a_pipe(cli: Cli, plain: Path) -> None:
     done = cli("rank-table", "convert", "-", "--version", "legacy", input=plain.read_text())
     assert json.loads(done.stdout)["group_list"][0]["device_count"] == "8"
+    assert cli("rank-table", "convert", "-", "-o", "-", input=plain.read_text()).stdout.startswith("{")
+    assert not (cli.folder / "-").exists()
     done = subprocess.run(
         f"'{ASCENDRUN}' rank-table show '{plain}' | head -n 1", shell=True, capture_output=True, text=True, check=True
     )

@@ -38,6 +38,7 @@ def test_a_template_gets_the_table_and_a_json_filter() -> None:
         ("{% for i in range(99999) %}{{ 'a' * 99999 }}{% endfor %}", "memory"),
         ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "calls itself"),
         ("{{ range(10 ** 9) }}", "range"),
+        ("{{ '\\ud800' }}", "surrogates"),
     ],
 )
 def test_a_hostile_or_broken_template_gets_a_clear_error(text: str, said: str) -> None:
@@ -48,6 +49,13 @@ def test_a_hostile_or_broken_template_gets_a_clear_error(text: str, said: str) -
     assert "\n" not in str(caught.value)
 
 
+def test_nothing_in_the_folder_we_stand_in_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "jinja2", "resource", "orchestrator"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    assert rendered("{{ table.servers | length }}") == "1"
+
+
 def test_a_template_without_an_end_is_stopped(tmp_path: Path) -> None:
     began = time.monotonic()
     with pytest.raises(SpecError, match="does not come to an end"):
@@ -56,6 +64,6 @@ def test_a_template_without_an_end_is_stopped(tmp_path: Path) -> None:
 
 
 def test_a_table_may_hold_any_text() -> None:
-    servers = [{"server_id": '\ud800 " \\ \n \u2028 {{ 1 }}', "devices": []}]
+    servers = [{"server_id": '" \\ \n \u2028 {{ 1 }}', "devices": []}]
     text = "{{ table.servers[0].server_id | json }}"
     assert render_users(text, "mine.j2", {"table": {"servers": servers}}).startswith('"')
