@@ -17,6 +17,7 @@ from orchestrator.errors import HostError, SpecError
 from orchestrator.inventory import HostEntry
 from orchestrator.transport.fanout import in_parallel, open_all
 from orchestrator.transport.ssh_dial import Dialer
+from tests.conftest import wait_for
 from tests.testbed.bed import Host, Testbed
 
 Dial = Callable[..., Dialer]
@@ -246,6 +247,23 @@ def test_sixteen_programs_at_once_share_one_connection(testbed: Testbed, dialer:
         done = in_parallel(range(16), lambda number: ssh.run(["sh", "-c", f"sleep 0.3; echo {number}"]), at_once=16)
     said = [one.stdout for one in done if not isinstance(one, HostError)]
     assert said == [f"{number}\n".encode() for number in range(16)]
+
+
+def test_closing_ends_the_programs_of_a_connection_that_has_no_session_left(testbed: Testbed, dialer: Dial) -> None:
+    host = testbed.hosts[0]
+    running = ["sh", "-c", "pgrep -fc '^sleep 100467' || true"]
+    ssh = dialer().dial(HostEntry(host.name, host.name))
+
+    def run(_: int) -> int:
+        return ssh.run(["sleep", "100467"]).code
+
+    running_all = threading.Thread(target=in_parallel, args=(range(16), run))
+    running_all.start()
+    wait_for(lambda: int(testbed.exec(host, running).stdout) >= 9)
+    ssh.close()
+    running_all.join(20)
+    assert not running_all.is_alive()
+    wait_for(lambda: int(testbed.exec(host, running).stdout) == 0)
 
 
 def test_fewer_sessions_than_usual_are_waited_for(testbed: Testbed, dialer: Dial) -> None:
