@@ -246,6 +246,8 @@ def _host(one: Looked, backend: str, *, alone: bool) -> Host:
         ids = [device.device_id for device in entry.devices]
     # What SSH dialled is a way to that host for the others too; ranks that are alone need no network.
     address = "127.0.0.1" if alone else facts["address"] or entry.address
+    if entry.is_this_machine() and not alone and not facts["address"]:
+        address = addresses.own_address()
     devices = tuple(Device(device_id) for device_id in ids)
     return Host(entry.name, address, backend, devices, tuple(cpus), frozenset(facts["cpu_flags"]))
 
