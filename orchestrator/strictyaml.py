@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -94,7 +95,7 @@ def build(
     import pydantic  # 80 ms: only when a file is read
 
     try:
-        return pydantic.TypeAdapter(noun).validate_python(document)
+        return _adapter(noun).validate_python(document)  # type: ignore[arg-type,no-any-return]
     except pydantic.ValidationError as exc:
         errors = exc.errors(include_url=False)
         # A misspelt field also leaves the right one missing: the misspelling is what to tell.
@@ -102,6 +103,13 @@ def build(
         raise SpecError(_explain(errors[0], source, positions, known_fields, place)) from exc
     except SpecError as exc:
         raise SpecError(f"{where(source, positions, place)}: {exc}") from exc
+
+
+@functools.cache
+def _adapter(noun: type) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(noun)  # 2 ms, which a list of hosts would pay for each
 
 
 def where(source: str, positions: Positions, place: Place) -> str:

@@ -154,9 +154,6 @@ class Dialer:
             self._keys.authenticate(
                 connection, route.name, route.user, route.identity_files, route.certificate_files, route.agent
             )
-            if not route.jumps:
-                # Or sshd, which sends by Nagle's rule, waits 40 ms for an acknowledgement before the first answer.
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
             return connection
         except BaseException:
             if connection is not None:
