@@ -19,7 +19,6 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Optional, Union
 
 from orchestrator.errors import AscendrunError, HostError
@@ -32,7 +31,6 @@ from orchestrator.supervisor.linux import Watcher, set_title
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.supervisor.serving import BEAT_S
 from orchestrator.transport.base import Transport
-from orchestrator.transport.fanout import open_all
 
 _SILENT_S = 10.0  # without even an empty line
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
@@ -202,10 +200,9 @@ class Controller:
 
     def _follow(self, one: _Followed) -> None:
         wait_s = _FIRST_WAIT_S
-        config = Path(self.far.ssh_config) if self.far.ssh_config else None
         while True:
             try:
-                with open_all([one.far.entry], ssh_config=config) as fleet:
+                with self.far.connect(one.far) as fleet:
                     for error in fleet.errors.values():
                         raise error
                     wait_s = _FIRST_WAIT_S

@@ -13,6 +13,7 @@ from orchestrator.errors import HostError, RunNotFoundError
 from orchestrator.inventory import Device, HostEntry
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Stream, Transport, with_setup
+from orchestrator.transport.fanout import Fleet, open_all
 
 # Makes the folder $1 (from the home where it begins with ~/) for us alone; prints where it is, and if $2, $3 are there
 _FIND = """
@@ -83,8 +84,10 @@ class FarHosts:
         except (OSError, ValueError, LookupError, TypeError) as exc:
             raise RunNotFoundError(f"{run_dir.hosts}: damaged, or of a newer ascendrun ({exc})") from exc
 
-    def entries(self) -> "list[HostEntry]":
-        return [host.entry for host in self.hosts]
+    def connect(self, *hosts: FarHost) -> Fleet:
+        """Connect to *hosts*, by default to all; those that cannot be reached stay in the fleet as HostErrors."""
+        entries = [host.entry for host in hosts or self.hosts]
+        return open_all(entries, ssh_config=Path(self.ssh_config) if self.ssh_config else None)
 
     def by_name(self) -> "dict[str, FarHost]":
         return {host.name: host for host in self.hosts}

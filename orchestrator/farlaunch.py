@@ -13,6 +13,7 @@ from typing import Any, Optional, TypeVar
 from orchestrator import addresses, bundle, launch, monitor, ranktables
 from orchestrator.errors import HostError, RunDirError, SpecError
 from orchestrator.farhosts import FarHost, FarHosts, keep
+from orchestrator.hosts import OLDEST_PYTHON, PYTHON
 from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, Site, make_plan
@@ -22,10 +23,8 @@ from orchestrator.supervisor.hostplan import SCHEDULER
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 from orchestrator.transport.base import Transport
 from orchestrator.transport.fanout import Fleet, open_all
-from orchestrator.transport.local import CPU_DEVICES
+from orchestrator.transport.local import offer
 
-PYTHON = "python3"  # of a host whose entry names none
-OLDEST_PYTHON = (3, 9)
 WORK_FOLDER = "~/ascendrun"
 MOST_CLOCK_S = 30.0  # between two clocks: beyond it logs and certificates mislead
 _CACHE = ".ascendrun"  # below the work folder: what we sent, by content
@@ -56,16 +55,15 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
     entries = [entry for entry in inventory.entries if not entry.spare]
     if not entries:
         raise SpecError("all hosts are spare: nobody is left to take ranks")
-    if spec.dataset is not None and request.dataset is None:
-        raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
+    dataset = launch.dataset_path(spec, request.dataset)
     now = time.time()
     name = request.name or launch.name_of(spec, now)
     check_name(name, "--name")
     with open_all(entries, ssh_config=way.ssh_config, accept_new_host_keys=way.accept_new_host_keys) as fleet:
-        looked = _look(fleet, spec, request, name)
+        looked = _look(fleet, spec, dataset, name)
         _refuse_unlike(looked, spec)
         table = _rank_table(fleet, spec, request, looked)
-        plan, far = _plan(spec, request, looked, table, name, now, way)
+        plan, far = _plan(spec, request, looked, table, dataset, name, now, way)
         run = Run(plan, RunDir(launch.folder_of(request, name)))
         store.add(name, run.run_dir.root)
         try:
@@ -84,14 +82,14 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
 # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _look(fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, name: str) -> "list[Looked]":
+def _look(fleet: Fleet, spec: JobSpec, dataset: Optional[str], name: str) -> "list[Looked]":
     supervisor = bundle.supervisor_archive()
     code = None if spec.module is None else bundle.module_archive(spec.module)
     # A host that sees this file shares the folder that the program runs in.
     token = Path(os.getcwd()) / f".ascendrun-{os.urandom(8).hex()}"
     asked = {
         "modules": ["mindspore", "mindspore-ascend"] if spec.framework == "mindspore" else [],
-        "dataset": _dataset(request),
+        "dataset": dataset,
         "layout": spec.dataset.layout if spec.dataset else None,
         "ports": 2,
         "shared": str(token),
@@ -115,10 +113,6 @@ def _look(fleet: Fleet, spec: JobSpec, request: launch.LaunchRequest, name: str)
         raise SpecError(f"cannot write to {os.getcwd()}: {exc.strerror}") from exc
     finally:
         token.unlink(missing_ok=True)
-
-
-def _dataset(request: launch.LaunchRequest) -> Optional[str]:
-    return os.path.abspath(os.path.expanduser(request.dataset)) if request.dataset else None
 
 
 def _all(fleet: Fleet, do: "Callable[[HostEntry, Transport], T]") -> "dict[str, T]":
@@ -182,7 +176,7 @@ def _rank_table(
     if request.rank_table is None:
         chosen = [addresses.choose(one, launch.devices_of(spec, request)) for one in found.values()]
         table, product = ranktables.make(chosen, None, None)
-        return table, ranktables.text_of(table, product=product)
+        return table, ranktables.text_of(table, product=product)[0]
     return ranktables.of_users_hosts(request.rank_table, {one.server.server_id: one for one in found.values()})
 
 
@@ -191,6 +185,7 @@ def _plan(
     request: launch.LaunchRequest,
     looked: "Sequence[Looked]",
     table: "Optional[tuple[RankTable, str]]",
+    dataset: Optional[str],
     name: str,
     now: float,
     way: Way,
@@ -229,7 +224,7 @@ def _plan(
         ports=ports if request.master_port is None else Ports(request.master_port, request.master_port + 1),
         launched_from=os.getcwd(),
         command_line=launch.without_secrets(request.command_line),
-        dataset=_dataset(request),
+        dataset=dataset,
         rank_table=None if table is None else table[1],
     )
     config = str(way.ssh_config.expanduser().absolute()) if way.ssh_config else None
@@ -241,7 +236,7 @@ def _host(one: Looked, backend: str, *, alone: bool) -> Host:
     ascend, cpus = facts["ascend"], facts["cpus"]
     if backend == "ascend" and not ascend:
         raise HostError(f"{entry.name}: has no Ascend device (no /dev/davinci0); use --backend cpu, or auto")
-    backend, ids = ("ascend", ascend) if ascend and backend != "cpu" else ("cpu", range(max(CPU_DEVICES, len(cpus))))
+    backend, ids = offer(backend, ascend, len(cpus))
     if entry.devices is not None:
         ids = [device.device_id for device in entry.devices]
     # What SSH dialled is a way to that host for the others too; ranks that are alone need no network.
@@ -258,9 +253,7 @@ def _host(one: Looked, backend: str, *, alone: bool) -> Host:
 def _write(run: Run, far: FarHosts) -> None:
     run.run_dir.make_folders([rank.process.folder for rank in run.plan.ranks] + [SCHEDULER])
     write_atomically(run.run_dir.hosts, far.to_json(), mode=0o600)
-    if run.plan.rank_table is not None:
-        write_atomically(run.run_dir.rank_table, run.plan.rank_table)
-    write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
+    launch.write_plan(run)
 
 
 def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan) -> None:

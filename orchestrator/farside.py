@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import re
 import shutil
 import socket
 import sys
@@ -25,7 +24,7 @@ from typing import Any, Optional
 
 from orchestrator.datasets import check_dataset
 from orchestrator.errors import AscendrunError
-from orchestrator.supervisor import serving
+from orchestrator.supervisor import machine, serving
 from orchestrator.supervisor.process import Place
 from orchestrator.supervisor.rundir import RunDir
 
@@ -67,15 +66,15 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "time": time.time(),
         "address": _own_address(),
         "cpus": sorted(os.sched_getaffinity(0)),
-        "cpu_flags": _cpu_flags(),
-        "ascend": _ascend_device_ids(),
+        "cpu_flags": machine.cpu_flags(),
+        "ascend": machine.ascend_device_ids(),
         "folder": str(folder),
         "folder_problem": _folder_problem(folder),
         "versions": {name: _version(name) for name in asked["modules"]},
         "dataset_problem": _dataset_problem(asked.get("dataset"), asked.get("layout")),
         "program_problem": _program_problem(asked.get("program")),
         "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
-        "ports": _free_ports(asked["ports"]),
+        "ports": machine.free_ports(asked["ports"], ""),
     }
 
 
@@ -83,23 +82,6 @@ def _own_address() -> "Optional[str]":
     """Return the address by which SSH reached this host, which others of its network can reach too."""
     words = os.environ.get("SSH_CONNECTION", "").split()
     return words[2] if len(words) == 4 else None
-
-
-def _cpu_flags() -> "list[str]":
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name.strip() in ("flags", "Features"):
-                    return value.split()
-    except OSError:
-        pass
-    return []
-
-
-def _ascend_device_ids() -> "list[int]":
-    names = (re.fullmatch(r"davinci(\d+)", name) for name in os.listdir("/dev"))
-    return sorted(int(match.group(1)) for match in names if match)
 
 
 def _folder_problem(folder: Path) -> "Optional[str]":
@@ -142,14 +124,3 @@ def _program_problem(program: Optional[str]) -> Optional[str]:
         return None
     where = "" if os.sep in program else f" in its PATH ({os.environ.get('PATH', '')})"
     return f"there is no program {program}{where}; `setup:` in hosts.yaml can bring it there"
-
-
-def _free_ports(count: int) -> "list[int]":
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Optional
 
 from orchestrator.errors import HostError, SpecError
 from orchestrator.inventory import HostEntry, Inventory, spell_ids
+from orchestrator.textfiles import read_text
 from orchestrator.transport import fanout
 from orchestrator.transport.base import Transport, with_setup
 
@@ -44,7 +44,7 @@ class HostReport:
 
 def load_inventory(file: Optional[str], targets: Sequence[str] = ()) -> Inventory:
     """Return the hosts of *file* and then those of `--host`. Raises SpecError."""
-    entries = Inventory.parse(_read(file), file).entries if file is not None else ()
+    entries = () if file is None else Inventory.parse(read_text(file, _MOST_BYTES, "list of hosts"), file).entries
     if targets:
         entries += Inventory.of_targets(targets).entries
     if not entries:
@@ -96,17 +96,3 @@ def ask(entry: HostEntry, transport: Transport) -> HostReport:
         cpus=int(cpus) if cpus.isdecimal() else None,
         device_ids=tuple(wanted if wanted is not None else found) or None,
     )
-
-
-def _read(file: str) -> str:
-    try:
-        with Path(file).expanduser().open("rb") as stream:
-            content = stream.read(_MOST_BYTES + 1)
-    except OSError as exc:
-        raise SpecError(f"{file}: {exc.strerror}") from exc
-    if len(content) > _MOST_BYTES:
-        raise SpecError(f"{file}: larger than {_MOST_BYTES >> 20} MiB; this is no list of hosts")
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        raise SpecError(f"{file}: not UTF-8 text (byte {exc.start})") from exc

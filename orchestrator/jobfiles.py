@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator import textfiles
 from orchestrator.errors import SpecError, nearest
 from orchestrator.jobspec import JobSpec
 
@@ -34,17 +35,7 @@ def read_text(job: str) -> "tuple[str, str]":
     path = Path(job).expanduser()
     if path.suffix not in _SUFFIXES and not path.is_file():
         raise SpecError(f"no job named '{job}'{nearest(job, builtin_names())}")
-    try:
-        with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as exc:
-        raise SpecError(f"{job}: {exc.strerror}") from exc
-    if len(content) > _MOST_BYTES:
-        raise SpecError(f"{job}: larger than 64 KiB; this is no job file")
-    try:
-        return content.decode("utf-8"), job
-    except UnicodeDecodeError as exc:
-        raise SpecError(f"{job}: not UTF-8 text (byte {exc.start})") from exc
+    return textfiles.read_text(job, _MOST_BYTES, "job file"), job
 
 
 def load(job: str) -> JobSpec:

@@ -18,6 +18,7 @@ from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, Site, compile_cache_key, make_plan
 from orchestrator.store import Run, Store
 from orchestrator.supervisor.journal import read_events
+from orchestrator.supervisor.machine import free_ports
 from orchestrator.supervisor.masking import MASK, looks_secret
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 from orchestrator.transport import local
@@ -118,6 +119,11 @@ def _write(run: Run) -> None:
     run.run_dir.make_folders([process.folder for process in host_plan.processes])
     # 0600: the environment that a job gives its ranks may hold secrets
     write_atomically(run.run_dir.host_plan, host_plan.to_json(), mode=0o600)
+    write_plan(run)
+
+
+def write_plan(run: Run) -> None:
+    """Write what was decided, as whoever watches reads it. Raises OSError."""
     if run.plan.rank_table is not None:
         write_atomically(run.run_dir.rank_table, run.plan.rank_table)
     write_atomically(run.run_dir.plan, run.plan.to_json(), mode=0o600)
@@ -210,16 +216,24 @@ def _code_digest(module: str) -> str:
 
 
 def _check_dataset(spec: JobSpec, dataset: Optional[str]) -> Optional[str]:
-    if dataset is None:
-        if spec.dataset is not None:
-            raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
+    path = dataset_path(spec, dataset)
+    if path is None:
         return None
-    folder = Path(os.path.abspath(os.path.expanduser(dataset)))
+    folder = Path(path)
     if spec.dataset is not None:
         check_dataset(spec.dataset.layout, folder)
     elif not folder.exists():
         raise SpecError(f"--dataset {dataset}: no such file or folder")
-    return str(folder)
+    return path
+
+
+def dataset_path(spec: JobSpec, dataset: Optional[str]) -> Optional[str]:
+    """Return where the dataset of `--dataset` lies; None: the job has none. Raises SpecError where it needs one."""
+    if dataset is not None:
+        return os.path.abspath(os.path.expanduser(dataset))
+    if spec.dataset is not None:
+        raise SpecError(f"the job {spec.name} needs a dataset: give --dataset DIR (layout {spec.dataset.layout})")
+    return None
 
 
 def _check_program(spec: JobSpec, environment: Mapping[str, str]) -> None:
@@ -249,7 +263,7 @@ def _check_program(spec: JobSpec, environment: Mapping[str, str]) -> None:
 
 def _ports(master: Optional[int]) -> Ports:
     if master is None:
-        return Ports(*local.free_ports(2))
+        return Ports(*free_ports(2, "127.0.0.1"))
     for port in (master, master + 1):
         if not local.is_port_free(port):
             raise SpecError(

@@ -15,11 +15,9 @@ from orchestrator.farhosts import FarHost, FarHosts
 from orchestrator.store import Run
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Transport
-from orchestrator.transport.fanout import Fleet, open_all
 
 _LEFT_THERE = ("processes", "requests", "code", "host_plan.json", "supervisor.lock")  # of use to that host alone
 _WAIT_S = 60.0
-_BLOCK = 1 << 20
 
 
 def bring(run: Run) -> "list[HostError]":
@@ -28,7 +26,7 @@ def bring(run: Run) -> "list[HostError]":
     if far is None:
         return []
     hosts = far.by_name()
-    with _fleet(far) as fleet:
+    with far.connect() as fleet:
         told = fleet.each(lambda entry, transport: _bring_from(run.run_dir, hosts[entry.name], transport))
     return [one for one in told.values() if isinstance(one, HostError)]
 
@@ -47,7 +45,7 @@ def flowing(run: Run, paths: "Sequence[Path]") -> "Iterator[Callable[[], bool]]"
     names = [str(path.relative_to(run.run_dir.root)) for path in paths]
     owners = {rank.process.folder: rank.host for rank in run.plan.ranks}
     first = far.hosts[0].name  # has the scheduler
-    with _fleet(far) as fleet:
+    with far.connect() as fleet:
         for host in far.hosts:
             of_host = [name for name in names if owners.get(Path(name).parts[0], first) == host.name]
             transport = next((one.transport for one in fleet.connected if one.entry.name == host.name), None)
@@ -56,10 +54,6 @@ def flowing(run: Run, paths: "Sequence[Path]") -> "Iterator[Callable[[], bool]]"
                 thread.start()
                 threads.append(thread)
         yield lambda: any(thread.is_alive() for thread in threads)
-
-
-def _fleet(far: FarHosts) -> Fleet:
-    return open_all(far.entries(), ssh_config=Path(far.ssh_config) if far.ssh_config else None)
 
 
 def _bring_from(run_dir: RunDir, host: FarHost, transport: Transport) -> None:

@@ -76,7 +76,7 @@ def start_watch(run: Run) -> None:
     if not run.run_dir.hosts.exists():
         local.start_watch(run.run_dir)
         return
-    from orchestrator.controller import control  # paramiko takes 0.2 s: only where a host is far
+    from orchestrator.controller import control  # a run on this machine needs none
 
     local.start_watch(run.run_dir, control)
 

@@ -15,7 +15,7 @@ from orchestrator.findings import Finding, Severity
 from orchestrator.inventory import Device, Host, select_devices, spell_ids
 from orchestrator.ranktable import building
 from orchestrator.ranktable.addressing import address_of
-from orchestrator.ranktable.model import Fault, RankTable
+from orchestrator.ranktable.model import RankTable
 from orchestrator.ranktable.reading import Reading, read
 from orchestrator.ranktable.rules import check
 from orchestrator.render import render, render_users
@@ -57,8 +57,11 @@ def usable(reading: Reading, cured: "frozenset[str]" = BY_WRITING) -> RankTable:
     return reading.table
 
 
-def text_of(table: RankTable, *, product: Optional[str] = None) -> str:
-    """Return *table* as its version writes it. Raises RankTableError where HCCL or MindSpore would refuse it."""
+def text_of(table: RankTable, *, product: Optional[str] = None) -> "tuple[str, tuple[Finding, ...]]":
+    """Return *table* as its version writes it, and what speaks against it all the same.
+
+    Raises RankTableError where HCCL or MindSpore would refuse it.
+    """
     text = render(f"rank_table/{table.version}.json.j2", table=table)
     reading = read(text, "this table")
     found = findings(reading, product)
@@ -68,12 +71,7 @@ def text_of(table: RankTable, *, product: Optional[str] = None) -> str:
         raise AscendrunError(
             f"the template of version {table.version} does not write what it was given; tell its owner"
         )
-    return text
-
-
-def warnings(table: RankTable, product: Optional[str] = None) -> "tuple[Fault, ...]":
-    """Return what speaks against a table that is not refused."""
-    return tuple(fault for fault in check(table, product) if not fault.fatal)
+    return text, found
 
 
 def text_by(template: str, table: RankTable) -> str:
@@ -117,7 +115,7 @@ def of_this_machine(devices: str) -> "tuple[RankTable, str]":
     """
     found = addresses.choose(addresses.ask(addresses.this_machine(None), Local()), devices)
     table, product = make([found], None, None)
-    return table, text_of(table, product=product)
+    return table, text_of(table, product=product)[0]
 
 
 def of_users(name: str, devices: Optional[str], host: Host) -> "tuple[RankTable, str]":

@@ -7,7 +7,7 @@ from typing import Optional
 
 import click
 
-from orchestrator import collect
+from orchestrator import collect, mirror
 from orchestrator.cli import output
 from orchestrator.errors import HostError
 from orchestrator.store import Store
@@ -26,11 +26,7 @@ def command(run: Optional[str], destination: Optional[str], as_json: bool) -> in
         if not as_json and file.kind == "checkpoint":
             output.say(f"{'collected' if file.copied else 'unchanged'} {file.path} ({output.size(file.size)})")
 
-    missing = []
-    if found.run_dir.hosts.exists():
-        from orchestrator import mirror  # paramiko takes 0.2 s: only where a host is far
-
-        missing = mirror.bring(found)
+    missing = mirror.bring(found)
     files = collect.collect(found, folder, tell)
     if as_json:
         output.print_json({"folder": str(folder), "files": [vars(file) for file in files]})

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Optional
 
 import click
 
-from orchestrator import logs
+from orchestrator import logs, mirror
 from orchestrator.cli import output
 from orchestrator.inventory import spell_ids
 from orchestrator.logs import Source
@@ -30,15 +29,11 @@ def command(
     """Print what the ranks of RUN (default: the newest) logged, each line with its rank."""
     found = Store.of_user().find(run)
     chosen = logs.sources(found, ranks or None, scheduler=scheduler)
-    far = found.run_dir.hosts.exists()
-    if far:
-        from orchestrator import mirror  # paramiko takes 0.2 s: only where a host is far
-
-        for error in mirror.bring(found):
-            output.say(str(error))
+    for error in mirror.bring(found):
+        output.say(str(error))
     if follow:
         try:
-            with mirror.flowing(found, [source.path for source in chosen]) if far else nullcontext(_nothing) as flowing:
+            with mirror.flowing(found, [source.path for source in chosen]) as flowing:
                 for batch in logs.follow(found, chosen, tail, flowing=flowing):
                     for having, line in (
                         logs.fold_batch(batch) if fold else (([source], line) for source, line in batch)
@@ -53,11 +48,6 @@ def command(
         for source, line in logs.read(chosen, tail):
             _print([source], line)
     return 0
-
-
-def _nothing() -> bool:
-    """Say that nothing flows here from elsewhere."""
-    return False
 
 
 def _print(having: Sequence[Source], line: str) -> None:

@@ -211,8 +211,8 @@ def check(
 def _emit(table: RankTable, out: Optional[str], product: Optional[str], template: Optional[str] = None) -> None:
     from orchestrator import ranktables
 
-    text = ranktables.text_of(table, product=product)
-    for finding in ranktables.warnings(table, product):
+    text, warnings = ranktables.text_of(table, product=product)
+    for finding in warnings:
         output.say(f"{finding.problem}; {finding.remedy}")
     if template is not None:
         text = ranktables.text_by(template, table)

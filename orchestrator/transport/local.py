@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import select
 import signal
 import socket
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Optional
 
 from orchestrator.errors import HostError
 from orchestrator.inventory import Device, Host
-from orchestrator.supervisor import starting
+from orchestrator.supervisor import machine, starting
 from orchestrator.supervisor.linux import die_with_parent
 from orchestrator.supervisor.main import supervise
 from orchestrator.supervisor.rundir import RunDir
@@ -33,52 +32,24 @@ def this_host(backend: str) -> Host:
 
     Raises HostError for backend `ascend` on a machine without Ascend devices.
     """
-    ascend = _ascend_device_ids()
+    ascend = machine.ascend_device_ids()
     if backend == "ascend" and not ascend:
         raise HostError("this machine has no Ascend device (no /dev/davinci0); use --backend cpu, or auto")
     cpus = tuple(sorted(os.sched_getaffinity(0)))
-    if backend == "cpu" or not ascend:
-        backend, ids = "cpu", list(range(max(CPU_DEVICES, len(cpus))))
-    else:
-        backend, ids = "ascend", ascend
+    backend, ids = offer(backend, ascend, len(cpus))
     return Host(
         name=socket.gethostname(),
         address="127.0.0.1",
         backend=backend,
         devices=tuple(Device(device_id) for device_id in ids),
         cpus=cpus,
-        cpu_flags=_cpu_flags(),
+        cpu_flags=frozenset(machine.cpu_flags()),
     )
 
 
-def _ascend_device_ids() -> "list[int]":
-    names = (re.fullmatch(r"davinci(\d+)", name) for name in os.listdir("/dev"))
-    return sorted(int(match.group(1)) for match in names if match)
-
-
-def _cpu_flags() -> "frozenset[str]":
-    """Return the instruction sets of the CPU as Linux names them (`flags` on x86, `Features` on Arm)."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name.strip() in ("flags", "Features"):
-                    return frozenset(value.split())
-    except OSError:
-        pass  # no /proc: then nothing is known of the CPU, and nothing is tuned to it
-    return frozenset()
-
-
-def free_ports(count: int, address: str = "127.0.0.1") -> "list[int]":
-    """Return *count* different TCP ports that are free on *address* now."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind((address, 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+def offer(backend: str, ascend: "Sequence[int]", cpus: int) -> "tuple[str, Sequence[int]]":
+    """Return the backend that `auto` comes to on a host of *ascend* devices and *cpus*, and which devices it offers."""
+    return ("ascend", ascend) if ascend and backend != "cpu" else ("cpu", range(max(CPU_DEVICES, cpus)))
 
 
 def is_port_free(port: int, address: str = "127.0.0.1") -> bool:
