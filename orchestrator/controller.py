@@ -1,8 +1,8 @@
 """The controller of a run on far hosts: follows their journals into one, and passes on what one must know of another.
 
 It is to the run folder on this machine what a supervisor is to that of a host: a process of its own, one at a time,
-that appends to `journal.jsonl` and heeds `requests/`. Whoever watches needs not know which of the two it is. Killed, it
-gets a successor, which goes on from the last event of each host that the journal has.
+that appends to `journal.jsonl` and heeds `requests/`. Whoever watches needs not know which of the two it is. The first
+is whoever launched the run, on the connections that it has; killed, it gets a successor, which goes on from the last event of each host that the journal has.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from orchestrator.errors import AscendrunError, HostError
-from orchestrator.farhosts import FarHost, FarHosts
+from orchestrator.farhosts import FarHost, FarHosts, Line
 from orchestrator.store import Run
 from orchestrator.supervisor import events, ownership
 from orchestrator.supervisor.events import Event
 from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.linux import Watcher, set_title
 from orchestrator.supervisor.rundir import RunDir
-from orchestrator.supervisor.serving import BEAT_S
 from orchestrator.transport.base import Transport
+from orchestrator.transport.fanout import Roads
 
 _SILENT_S = 10.0  # without even an empty line
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
@@ -64,7 +64,8 @@ class _Followed:
     last_seq: int = 0  # of its journal, in ours
     finished: bool = False
     reachable: Optional[bool] = None  # None: not known yet
-    transport: Optional[Transport] = None  # while the line holds
+    line: Optional[Line] = None  # that was begun for us
+    transport: Optional[Transport] = None  # while a line holds
     stop: Optional[tuple[float, str]] = None  # grace in s, by whom
     stop_told: Optional[tuple[float, str]] = None
     telling: threading.Lock = field(default_factory=threading.Lock)
@@ -78,15 +79,26 @@ class _Followed:
                 self.stop_told = wanted
 
 
-def control(run_dir: RunDir, ready: "Callable[[], None]") -> int:
-    """Control the run in *run_dir* to its end; call *ready* once it is under way. As `supervisor.main.supervise`."""
+def control(
+    run_dir: RunDir,
+    ready: "Callable[[], None]",
+    lines: "Optional[Mapping[str, Line]]" = None,
+    roads: Optional[Roads] = None,
+) -> int:
+    """Control the run in *run_dir* to its end; call *ready* once it is under way. As `supervisor.main.supervise`.
+
+    *lines*, by name of the host: which follow it already; *roads* have led to them.
+    """
     try:
         if ownership.take(run_dir) is None:
             return 0
         run = Run.read(run_dir.root)
         far = FarHosts.of(run_dir)
         assert far is not None, "a run without far hosts has a supervisor"
-        controller = Controller(run, far, Journal(run_dir.journal, socket.gethostname()))
+        journal = Journal(run_dir.journal, socket.gethostname())
+        controller = Controller(run, far, journal, roads or far.roads())
+        for name, line in (lines or {}).items():
+            controller.followed[name].line = line
     except (OSError, AscendrunError) as exc:
         print(exc, file=sys.stderr, flush=True)
         return 1
@@ -103,9 +115,9 @@ def control(run_dir: RunDir, ready: "Callable[[], None]") -> int:
 class Controller:
     """Follows each host in a thread; only the main thread decides and writes."""
 
-    def __init__(self, run: Run, far: FarHosts, journal: Journal) -> None:
+    def __init__(self, run: Run, far: FarHosts, journal: Journal, roads: Roads) -> None:
         self.run = run
-        self.far = far
+        self.roads = roads
         self.journal = journal
         self.followed = {host.name: _Followed(host) for host in far.hosts}
         self._news: "queue.SimpleQueue[News]" = queue.SimpleQueue()
@@ -202,39 +214,30 @@ class Controller:
         wait_s = _FIRST_WAIT_S
         while True:
             try:
-                with self.far.connect(one.far) as fleet:
-                    for error in fleet.errors.values():
-                        raise error
-                    wait_s = _FIRST_WAIT_S
-                    self._read_from(one, fleet.connected[0].transport)
-                    return
+                if one.line is None:
+                    with self.roads.dial(one.far.entry) as transport, one.far.follow(transport, one.last_seq) as line:
+                        self._read(one, line)
+                else:
+                    line, one.line = one.line, None
+                    with line.transport, line:
+                        self._read(one, line)
+                return
             except AscendrunError as exc:
+                wait_s = _FIRST_WAIT_S if one.transport is not None else min(2 * wait_s, _LONGEST_WAIT_S)
                 self._hear(Lost(one.far.name, str(exc)))
             finally:
                 one.transport = None
             time.sleep(wait_s)  # nobody tells us when a line is mended
-            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
-    def _read_from(self, one: _Followed, transport: Transport) -> None:
+    def _read(self, one: _Followed, line: Line) -> None:
         """Hand on all that a host tells, until its part of the run is over. Raises HostError where the line breaks."""
-        with one.far.follow(transport, one.last_seq) as stream:
-            rest = b""
-            one.transport = transport
-            one.tell_stop()
-            while True:
-                try:
-                    block = stream.read(timeout_s=_SILENT_S)
-                except TimeoutError:
-                    raise HostError(f"{one.far.name}: silent for {_SILENT_S:g} s") from None
-                if not block:
-                    break
-                self._hear(Reached(one.far.name))
-                *lines, rest = (rest + block).split(b"\n")
-                for line in lines:
-                    event = Event.from_line(line) if line else None
-                    if event is not None and event.host == one.far.name:
-                        self._hear(event)
-                        if event.kind == events.RUN_FINISHED:
-                            return
-            ended = stream.wait(timeout_s=BEAT_S)
-        raise HostError(f"{one.far.name}: {ended.last_words()}")
+        one.transport = line.transport
+        one.tell_stop()
+        while True:
+            text = line.hear(_SILENT_S)
+            self._hear(Reached(one.far.name))
+            event = Event.from_line(text) if text else None
+            if event is not None and event.host == one.far.name:
+                self._hear(event)
+                if event.kind == events.RUN_FINISHED:
+                    return

@@ -12,8 +12,8 @@ from orchestrator.bundle import Archive
 from orchestrator.errors import HostError, RunNotFoundError
 from orchestrator.inventory import Device, HostEntry
 from orchestrator.supervisor.rundir import RunDir
-from orchestrator.transport.base import Stream, Transport, with_setup
-from orchestrator.transport.fanout import Fleet, open_all
+from orchestrator.transport.base import Frames, Transport, with_setup
+from orchestrator.transport.fanout import Fleet, Roads, open_all
 
 # Makes the folder $1 (from the home where it begins with ~/) for us alone; prints where it is, and if $2, $3 are there
 _FIND = """
@@ -43,24 +43,58 @@ class FarHost:
 
     def words(self, *command: str) -> "list[str]":
         """Return the words that run a command of `farside` there."""
-        return with_setup(self.entry.setup, [self.python, self.archive, *command])
+        # By its file: a folder would have Python import what finds modules in archives. For -S see `find_packages`.
+        return with_setup(self.entry.setup, [self.python, "-S", f"{self.archive}/__main__.py", *command])
 
-    def ask(self, transport: Transport, command: str, told: Any = None, *, timeout_s: float = 60.0) -> bytes:
+    def ask(self, transport: Transport, command: str, *, timeout_s: float = 60.0) -> bytes:
         """Return what a command answers. Raises HostError with its last word where it refuses."""
-        words = self.words(command) if command == "look" else self.words(command, self.root)
-        data = b"" if told is None else json.dumps(told).encode()
-        done = transport.run(words, input=data, timeout_s=timeout_s)
+        done = transport.run(self.words(command, self.root), timeout_s=timeout_s)
         if done.code != 0:
             raise HostError(f"{self.name}: {done.last_words()}")
         return done.stdout
 
-    def follow(self, transport: Transport, after: int) -> Stream:
-        return transport.stream(self.words("follow", self.root, str(after)))
+    def follow(self, transport: Transport, after: int) -> Line:
+        return Line(self, transport, ["follow", self.root, str(after)])
 
     def stop(self, transport: Transport, grace_s: float, by: str) -> None:
         """Ask the supervisor there to end its ranks. Raises HostError."""
         request = json.dumps({"grace_s": grace_s, "by": by}).encode()
         transport.put(request, str(RunDir(Path(self.root)).stop_request), 0o644)
+
+
+class Line:
+    """A command of `farside` that we talk with while it runs."""
+
+    def __init__(self, host: FarHost, transport: Transport, command: "Sequence[str]") -> None:
+        """Begin the command. Raises HostError."""
+        self.transport = transport
+        self._host = host
+        self._frames = Frames(transport.stream(host.words(*command)))
+
+    def say(self, told: "Mapping[str, Any]") -> None:
+        self._frames.stream.write(json.dumps(told).encode() + b"\n")
+
+    def hear(self, timeout_s: float) -> bytes:
+        """Return its next line. Raises HostError where it is silent for *timeout_s*, or ends (with its last word)."""
+        try:
+            line = self._frames.line(timeout_s)
+            if line is not None:
+                return line
+            ended = self._frames.stream.wait(timeout_s)
+        except TimeoutError:
+            raise HostError(f"{self._host.name}: silent for {timeout_s:g} s") from None
+        except ValueError as exc:
+            raise HostError(f"{self._host.name}: says {exc}") from exc
+        raise HostError(f"{self._host.name}: {ended.last_words()}")
+
+    def close(self) -> None:
+        self._frames.stream.close()
+
+    def __enter__(self) -> Line:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 @dataclass(frozen=True)
@@ -84,10 +118,16 @@ class FarHosts:
         except (OSError, ValueError, LookupError, TypeError) as exc:
             raise RunNotFoundError(f"{run_dir.hosts}: damaged, or of a newer ascendrun ({exc})") from exc
 
-    def connect(self, *hosts: FarHost) -> Fleet:
-        """Connect to *hosts*, by default to all; those that cannot be reached stay in the fleet as HostErrors."""
-        entries = [host.entry for host in hosts or self.hosts]
-        return open_all(entries, ssh_config=Path(self.ssh_config) if self.ssh_config else None)
+    def connect(self) -> Fleet:
+        """Connect to all; those that cannot be reached stay in the fleet as HostErrors."""
+        return open_all([host.entry for host in self.hosts], ssh_config=self._ssh_config())
+
+    def roads(self) -> Roads:
+        """Return what dials them one by one."""
+        return Roads(self._ssh_config())
+
+    def _ssh_config(self) -> Optional[Path]:
+        return Path(self.ssh_config) if self.ssh_config else None
 
     def by_name(self) -> "dict[str, FarHost]":
         return {host.name: host for host in self.hosts}

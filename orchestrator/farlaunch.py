@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, cast
 
-from orchestrator import addresses, bundle, launch, monitor, ranktables
-from orchestrator.errors import HostError, RunDirError, SpecError
-from orchestrator.farhosts import FarHost, FarHosts, keep
+from orchestrator import addresses, bundle, controller, launch, ranktables
+from orchestrator.errors import AscendrunError, HostError, RunDirError, SpecError
+from orchestrator.farhosts import FarHost, FarHosts, Line, keep
 from orchestrator.hosts import OLDEST_PYTHON, PYTHON
 from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, Site, make_plan
 from orchestrator.ranktable.model import RankTable
 from orchestrator.store import Run, Store
+from orchestrator.supervisor import events
+from orchestrator.supervisor.events import Event
 from orchestrator.supervisor.hostplan import SCHEDULER
 from orchestrator.supervisor.rundir import RunDir, write_atomically
+from orchestrator.supervisor.starting import Parting, run_apart
 from orchestrator.transport.base import Transport
 from orchestrator.transport.fanout import Fleet, open_all
 from orchestrator.transport.local import offer
 
 WORK_FOLDER = "~/ascendrun"
 MOST_CLOCK_S = 30.0  # between two clocks: beyond it logs and certificates mislead
+_ANSWER_S = 60.0  # for one that is slow, and for the fullest of disks
 _CACHE = ".ascendrun"  # below the work folder: what we sent, by content
 T = TypeVar("T")
 
@@ -46,6 +51,7 @@ class Looked:
     entry: HostEntry
     archive: str  # the folder of our supervisor there
     code: Optional[str]  # the folder that has the job's package there
+    line: Line  # over which it said so, and will be told to begin
     facts: Mapping[str, Any]  # as farside.look gives them
     clock_off_s: float  # its clock against ours, less what the answer may have taken
 
@@ -59,24 +65,70 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
     now = time.time()
     name = request.name or launch.name_of(spec, now)
     check_name(name, "--name")
-    with open_all(entries, ssh_config=way.ssh_config, accept_new_host_keys=way.accept_new_host_keys) as fleet:
-        looked = _look(fleet, spec, dataset, name)
-        _refuse_unlike(looked, spec)
-        table = _rank_table(fleet, spec, request, looked)
-        plan, far = _plan(spec, request, looked, table, dataset, name, now, way)
-        run = Run(plan, RunDir(launch.folder_of(request, name)))
-        store.add(name, run.run_dir.root)
+
+    def work(parting: Parting) -> None:
+        told = False
+
+        def under_way(run_dir: RunDir) -> None:
+            nonlocal told
+            parting.leave(run_dir)
+            parting.say(pickle.dumps(str(run_dir.root)))
+            told = True
+
         try:
-            _write(run, far)
-            _begin(fleet, far, plan)
-            monitor.start_watch(run)
-        except BaseException as exc:
-            store.forget(name, run.run_dir.root)
-            if isinstance(exc, OSError):
-                reason = f"cannot write the run folder {run.run_dir.root}: {exc.strerror}; choose another --run-dir"
-                raise RunDirError(reason) from exc
-            raise
-    return run
+            with open_all(entries, ssh_config=way.ssh_config, accept_new_host_keys=way.accept_new_host_keys) as fleet:
+                _launch(spec, request, fleet, store, way, dataset, name, now, under_way)
+        except (AscendrunError, OSError) as exc:
+            if told:
+                raise
+            parting.say(pickle.dumps(_plain(exc)))
+
+    # Who launches goes on as the controller: hosts are dialled once, and a passphrase is asked for once.
+    said = run_apart(work)
+    if not said:
+        raise HostError("the launch was killed before it was under way")
+    answer = pickle.loads(said)  # of our own process
+    if isinstance(answer, Exception):
+        raise answer
+    return Run.read(Path(answer))
+
+
+def _plain(exc: Exception) -> Exception:
+    """Return an error of ours as one that needs no more than its text to be made again."""
+    if not isinstance(exc, AscendrunError):
+        return exc
+    kind = next(one for one in type(exc).__mro__ if one.__module__ == AscendrunError.__module__)
+    return cast(Exception, kind(str(exc)))
+
+
+def _launch(
+    spec: JobSpec,
+    request: launch.LaunchRequest,
+    fleet: Fleet,
+    store: Store,
+    way: Way,
+    dataset: Optional[str],
+    name: str,
+    now: float,
+    under_way: "Callable[[RunDir], None]",
+) -> None:
+    """Start the run, and control it to its end."""
+    looked = _look(fleet, spec, dataset, name)
+    _refuse_unlike(looked, spec)
+    table = _rank_table(fleet, spec, request, looked)
+    plan, far = _plan(spec, request, looked, table, dataset, name, now, way)
+    run = Run(plan, RunDir(launch.folder_of(request, name)))
+    store.add(name, run.run_dir.root)
+    try:
+        _write(run, far)
+        lines = _begin(fleet, far, plan, looked)
+    except BaseException as exc:
+        store.forget(name, run.run_dir.root)
+        if isinstance(exc, OSError):
+            reason = f"cannot write the run folder {run.run_dir.root}: {exc.strerror}; choose another --run-dir"
+            raise RunDirError(reason) from exc
+        raise
+    controller.control(run.run_dir, lambda: under_way(run.run_dir), lines, fleet.roads)
 
 
 # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -100,11 +152,13 @@ def _look(fleet: Fleet, spec: JobSpec, dataset: Optional[str], name: str) -> "li
         work = entry.work_folder or WORK_FOLDER
         archive, *code_there = keep(transport, f"{work}/{_CACHE}", [supervisor, *([code] if code else [])])
         far = FarHost(entry, entry.python or PYTHON, archive, str(Path(archive).parents[1] / name))
+        line = Line(far, transport, ["launch"])
         began = time.time()
-        facts = json.loads(far.ask(transport, "look", {**asked, "folder": far.root}))
+        line.say({**asked, "folder": far.root})
+        facts = json.loads(line.hear(_ANSWER_S))
         ended = time.time()
         off_s = abs(facts["time"] - (began + ended) / 2) - (ended - began) / 2
-        return Looked(entry, archive, code_there[0] if code_there else None, facts, max(0.0, off_s))
+        return Looked(entry, archive, code_there[0] if code_there else None, line, facts, max(0.0, off_s))
 
     try:
         token.touch()
@@ -256,9 +310,13 @@ def _write(run: Run, far: FarHosts) -> None:
     launch.write_plan(run)
 
 
-def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan) -> None:
-    """Start all hosts' parts. Raises HostError where one cannot begin; those that had begun are ended then."""
+def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan, looked: "Sequence[Looked]") -> "dict[str, Line]":
+    """Start all hosts' parts; return, by host, the line over which it now tells its events.
+
+    Raises HostError where one cannot begin; those that had begun are ended then.
+    """
     hosts = far.by_name()
+    lines = {one.entry.name: one.line for one in looked}
     sent = {host.name: str(RunDir(Path(host.root)).code) for host in far.hosts}
     need = {rank.host for rank in plan.ranks if rank.process.working_directory == sent[rank.host]}
     folder = bundle.folder_archive(Path(plan.launched_from)) if need else None
@@ -269,12 +327,14 @@ def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan) -> None:
         if folder is not None and host.name in need:
             (unpack,) = keep(transport, str(Path(host.archive).parent), [folder])
         told = {"host_plan": asdict(plan.host_plan(host.name)), "unpack": unpack, "rank_table": plan.rank_table}
-        host.ask(transport, "start", told)
+        lines[host.name].say(told)
+        lines[host.name].hear(_ANSWER_S)
 
     begun = fleet.each(begin)
     if any(isinstance(one, HostError) for one in begun.values()):
         _undo(fleet, hosts)
     _raise_first(begun.values())
+    return lines
 
 
 def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
@@ -283,8 +343,10 @@ def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
     def stop(entry: HostEntry, transport: Transport) -> None:
         host = hosts[entry.name]
         host.stop(transport, 0.0, "a launch that failed on another host")
-        with host.follow(transport, 0) as stream:
-            for _ in stream:
-                pass
+        with host.follow(transport, 0) as line:
+            while True:
+                event = Event.from_line(line.hear(_ANSWER_S))
+                if event is not None and event.kind == events.RUN_FINISHED:
+                    break
 
     fleet.each(stop)

@@ -1,7 +1,7 @@
 """What runs of us on a far host, from one archive: `python ARCHIVE COMMAND ...`, answers on standard output.
 
-    look                what this host is and has, for what standard input asks after
-    start FOLDER        make the run folder from standard input, and start its supervisor
+    launch              say what this host is and has, for what a line of standard input asks after; where another line
+                        comes, make the run folder from it, start its supervisor, and go on as `follow`
     follow FOLDER SEQ   the journal after event SEQ as it grows; a supervisor that was killed gets a successor
     files FOLDER        the regular files of a run, one a line
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
@@ -11,7 +11,6 @@ What cannot be done is said in the last line of standard error, with exit code 1
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import shutil
@@ -22,8 +21,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from orchestrator.datasets import check_dataset
-from orchestrator.errors import AscendrunError
 from orchestrator.supervisor import machine, serving
 from orchestrator.supervisor.process import Place
 from orchestrator.supervisor.rundir import RunDir
@@ -34,10 +31,8 @@ _LEAST_FREE_BYTES = 16 << 20
 def main(words: "list[str]") -> int:
     command, *rest = words or [""]
     try:
-        if command == "look":
-            json.dump(look(json.load(sys.stdin)), sys.stdout)
-        elif command == "start":
-            serving.start_run(RunDir(Path(rest[0])), json.load(sys.stdin))
+        if command == "launch":
+            launch()
         elif command == "follow":
             serving.follow(RunDir(Path(rest[0])), int(rest[1]))
         elif command == "files":
@@ -53,6 +48,18 @@ def main(words: "list[str]") -> int:
         print(f"{exc.filename or 'input/output'}: {exc.strerror or exc}", file=sys.stderr)
         return 1
     return 0
+
+
+def launch() -> None:
+    """Say what this host is, and begin a run here once told to. Raises serving.Refused or OSError."""
+    facts = look(json.loads(sys.stdin.buffer.readline()))
+    serving.say(json.dumps(facts) + "\n")
+    told = sys.stdin.buffer.readline()
+    if told:  # else it is not to be, for some other host's sake
+        run_dir = RunDir(Path(facts["folder"]))
+        serving.start_run(run_dir, json.loads(told))
+        serving.say("\n")  # it has begun
+        serving.follow(run_dir, 0)
 
 
 def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
@@ -100,6 +107,9 @@ def _folder_problem(folder: Path) -> "Optional[str]":
 
 
 def _version(name: str) -> "Optional[str]":
+    machine.find_packages()
+    import importlib.metadata  # 40 ms, for jobs that ask
+
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -111,6 +121,9 @@ def _dataset_problem(dataset: "Optional[str]", layout: "Optional[str]") -> "Opti
         return None
     if layout is None:
         return None if os.path.exists(dataset) else f"{dataset}: no such file or folder"
+    from orchestrator.datasets import check_dataset  # 25 ms, for jobs that have one
+    from orchestrator.errors import AscendrunError
+
     try:
         check_dataset(layout, Path(dataset))
     except AscendrunError as exc:

@@ -8,13 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Optional
 
 from orchestrator.errors import HostError
 from orchestrator.farhosts import FarHost, FarHosts
 from orchestrator.store import Run
 from orchestrator.supervisor.rundir import RunDir
-from orchestrator.transport.base import Transport
+from orchestrator.transport.base import Frames, Transport
 
 _LEFT_THERE = ("processes", "requests", "code", "host_plan.json", "supervisor.lock")  # of use to that host alone
 _WAIT_S = 60.0
@@ -93,8 +92,8 @@ def _flow(run_dir: RunDir, host: FarHost, transport: Transport, names: "Sequence
     try:
         with transport.stream(host.words("tail", host.root)) as stream:
             stream.write(json.dumps(offsets).encode() + b"\n")
-            frames = _Frames(stream.read)
-            while (header := frames.line()) is not None:
+            frames = Frames(stream)
+            while (header := frames.line(_WAIT_S)) is not None:
                 if not header:
                     continue  # it lives
                 name, length = json.loads(header)
@@ -103,7 +102,7 @@ def _flow(run_dir: RunDir, host: FarHost, transport: Transport, names: "Sequence
                 path = run_dir.root / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 with path.open("ab") as file:
-                    file.write(frames.take(int(length)))
+                    file.write(frames.take(int(length), _WAIT_S))
     except (HostError, OSError, ValueError):
         return  # what came so far is here; the next look brings the rest
 
@@ -113,29 +112,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return 0
-
-
-class _Frames:
-    """Lines and blocks of bytes from a stream that comes in pieces."""
-
-    def __init__(self, read: "Callable[..., bytes]") -> None:
-        self._read = read
-        self._rest = b""
-
-    def line(self) -> Optional[bytes]:
-        while b"\n" not in self._rest:
-            block = self._read(timeout_s=_WAIT_S)
-            if not block:
-                return None
-            self._rest += block
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
-
-    def take(self, length: int) -> bytes:
-        while len(self._rest) < length:
-            block = self._read(timeout_s=_WAIT_S)
-            if not block:
-                break
-            self._rest += block
-        taken, self._rest = self._rest[:length], self._rest[length:]
-        return taken

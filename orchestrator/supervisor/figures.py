@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+from orchestrator.supervisor import machine
 from orchestrator.supervisor.process import Identity, all_processes, descendants
 
 
@@ -12,6 +13,7 @@ class Figures:
     """Samples process trees. Without psutil it samples nothing, and says so in `missing`."""
 
     def __init__(self) -> None:
+        machine.find_packages()
         try:
             import psutil  # 60 ms, and not on every host: only when the ranks are up
         except ImportError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from typing import List
 
 
@@ -36,3 +37,11 @@ def free_ports(count: int, address: str) -> List[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+def find_packages() -> None:
+    """Make installed packages importable where Python was started without (-S), which spares a host 30 ms and more."""
+    if "site" not in sys.modules:
+        import site
+
+        site.main()

@@ -60,7 +60,7 @@ def follow(run_dir: RunDir, after: int) -> None:
         found, offset = read_events(run_dir.journal, offset)
         new = [event for event in found if event.seq > after]
         finished = finished or any(event.kind == events.RUN_FINISHED for event in found)
-        _say("".join(event.to_line() for event in new) or "\n")
+        say("".join(event.to_line() for event in new) or "\n")
         if finished:
             return
         owner = ownership.owner(run_dir)
@@ -113,7 +113,7 @@ def tail(root: Path, offsets: Mapping[str, int]) -> None:
                 break
             found, journal = read_events(run_dir.journal, journal)
             finished = any(event.kind == events.RUN_FINISHED for event in found)
-            _say("\n")
+            say("\n")
             if not finished:
                 watcher.wait(BEAT_S)
     sys.stdout.buffer.flush()
@@ -128,8 +128,8 @@ def _block(path: Path, offset: int) -> bytes:
         return b""  # not there yet
 
 
-def _say(text: str) -> None:
-    """Write to whoever asked; where they have gone, nobody needs us any more."""
+def say(text: str) -> None:
+    """Write to whoever asked, at once; where they have gone, nobody needs us any more."""
     sys.stdout.buffer.write(text.encode())
     try:
         sys.stdout.buffer.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import time
 import traceback
@@ -50,6 +51,72 @@ def start(run_dir: RunDir, watch: Watch) -> Optional[str]:
     return f"the supervisor could not start: {said[-1] if said else 'it left no word'} ({run_dir.supervisor_log})"
 
 
+class Parting:
+    """By it, work that `run_apart` runs says that it is under way, and leaves the terminal of whoever waits."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def say(self, answer: bytes) -> None:
+        """Let `run_apart` return with *answer*; once only. Where nobody waits any more, it is lost."""
+        with contextlib.suppress(BrokenPipeError):
+            while answer:
+                answer = answer[os.write(self._pipe, answer) :]
+        os.close(self._pipe)
+
+    def leave(self, run_dir: RunDir) -> None:
+        """Go on without a terminal, our words in the log of *run_dir*. Raises OSError where that cannot be written."""
+        log = os.open(run_dir.supervisor_log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        os.setsid()
+        _without_terminal(log)
+        os.close(log)
+
+
+def run_apart(work: "Callable[[Parting], None]") -> bytes:
+    """Run *work* in a process of its own, which ends with it and not with us; return what it says.
+
+    Until it leaves, it has our terminal: to ask for a passphrase, for one. Ctrl-C there is ours to heed, not its.
+    Returns b"" where it ended without a word.
+    """
+    said_read, said_write = os.pipe()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child == 0:
+        _work_apart(work, said_write)
+    os.close(said_write)
+    with contextlib.suppress(ChildProcessError):  # our parent had us ignore SIGCHLD
+        os.waitpid(child, 0)
+    with os.fdopen(said_read, "rb") as pipe:
+        return pipe.read()
+
+
+def _work_apart(work: "Callable[[Parting], None]", pipe: int) -> NoReturn:
+    code = 1
+    try:
+        if os.fork():
+            os._exit(0)  # so that init will reap it
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        close_from(3, keep=(pipe,))
+        work(Parting(pipe))
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _without_terminal(log: int) -> None:
+    """Read nothing, write to *log*, and keep nobody's file system busy."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for target, source in ((0, null), (1, log), (2, log)):
+        os.dup2(source, target)
+    os.chdir("/")
+    sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
+
+
 def _detach(run_dir: RunDir, watch: Watch, log: int, ready: int) -> NoReturn:
     """Become a process of its own that watches; nothing of ours may hold on to our parent's files."""
     code = 1
@@ -57,12 +124,8 @@ def _detach(run_dir: RunDir, watch: Watch, log: int, ready: int) -> NoReturn:
         os.setsid()
         if os.fork():
             os._exit(0)  # the parent of the supervisor ends at once, so init will reap it
-        null = os.open(os.devnull, os.O_RDWR)
-        for target, source in ((0, null), (1, log), (2, log)):
-            os.dup2(source, target)
+        _without_terminal(log)
         close_from(3, keep=(ready,))
-        os.chdir("/")  # a supervisor must not keep somebody's file system busy
-        sys.stdout = sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)
 
         def tell_ready() -> None:
             os.write(ready, _READY)

@@ -76,6 +76,43 @@ class Stream(ABC):
         self.close()
 
 
+class Frames:
+    """Lines and blocks of bytes from a stream, which comes in pieces."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._rest = b""
+
+    def line(self, timeout_s: Optional[float] = None) -> Optional[bytes]:
+        """Return the next line without its end, None after the last; a torn one is dropped.
+
+        Raises TimeoutError where nothing came within *timeout_s*, HostError where the host is lost, ValueError for a
+        line beyond MOST_OUTPUT_BYTES.
+        """
+        pieces = [self._rest]
+        size = len(self._rest)
+        while b"\n" not in pieces[-1]:
+            block = self.stream.read(timeout_s)
+            if not block:
+                return None
+            pieces.append(block)
+            size += len(block)
+            if size > MOST_OUTPUT_BYTES:
+                raise ValueError(f"a line of more than {MOST_OUTPUT_BYTES >> 20} MiB")
+        line, _, self._rest = b"".join(pieces).partition(b"\n")
+        return line
+
+    def take(self, length: int, timeout_s: Optional[float] = None) -> bytes:
+        """Return the next *length* bytes, fewer where the stream ends. Raises as `line`."""
+        while len(self._rest) < length:
+            block = self.stream.read(timeout_s)
+            if not block:
+                break
+            self._rest += block
+        taken, self._rest = self._rest[:length], self._rest[length:]
+        return taken
+
+
 class Transport(ABC):
     """One host that can be reached. Words, paths and bytes arrive as they are; nothing is ever read by a shell.
 

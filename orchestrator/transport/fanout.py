@@ -33,12 +33,44 @@ class Connected:
     connect_s: float
 
 
+class Roads:
+    """Opens connections to hosts, each asked for once: a key that was unlocked stays so. Close it after them."""
+
+    def __init__(self, ssh_config: Optional[Path] = None, *, accept_new_host_keys: bool = False) -> None:
+        """*ssh_config* None is ~/.ssh/config."""
+        self._ssh_config = ssh_config
+        self._accept_new_host_keys = accept_new_host_keys
+        self._lock = threading.Lock()
+        self._dialer: "Optional[Dialer]" = None
+        self._closed = False
+
+    def dial(self, entry: HostEntry) -> Transport:
+        """Connect. Raises HostError, which says what is wrong and what helps, and SpecError for the configuration."""
+        if entry.is_this_machine():
+            return Local(entry.name)
+        with self._lock:
+            if self._closed:
+                raise HostError(f"{entry.name}: interrupted")
+            if self._dialer is None:
+                from orchestrator.transport.ssh_dial import Dialer  # paramiko takes 0.2 s: only where a host is far
+
+                self._dialer = Dialer(self._ssh_config, accept_new_host_keys=self._accept_new_host_keys)
+        return self._dialer.dial(entry)
+
+    def close(self) -> None:
+        """End the connections to jump hosts, and whatever is being dialled."""
+        with self._lock:
+            self._closed = True
+        if self._dialer is not None:
+            self._dialer.close()
+
+
 class Fleet:
     """The hosts of an inventory: connections to those that answer, HostErrors of the others. Close it after use."""
 
-    def __init__(self, members: "Sequence[tuple[HostEntry, Union[Connected, HostError]]]", dialer: "Optional[Dialer]"):
+    def __init__(self, members: "Sequence[tuple[HostEntry, Union[Connected, HostError]]]", roads: Roads):
         self.members = tuple(members)
-        self._dialer = dialer
+        self.roads = roads
 
     @property
     def connected(self) -> "list[Connected]":
@@ -66,8 +98,7 @@ class Fleet:
     def close(self) -> None:
         """End what still runs there by us, and all connections."""
         in_parallel(self.connected, lambda connected: connected.transport.close())
-        if self._dialer is not None:
-            self._dialer.close()
+        self.roads.close()
 
     def __enter__(self) -> Fleet:
         return self
@@ -87,26 +118,21 @@ def open_all(
 
     *ssh_config* None is ~/.ssh/config. Raises SpecError where it cannot be read.
     """
-    dialer: "Optional[Dialer]" = None
-    if not all(entry.is_this_machine() for entry in entries):
-        from orchestrator.transport.ssh_dial import Dialer  # paramiko takes 0.2 s: only where a host is far
-
-        dialer = Dialer(ssh_config, accept_new_host_keys=accept_new_host_keys)
+    roads = Roads(ssh_config, accept_new_host_keys=accept_new_host_keys)
     opened: "list[Transport]" = []
 
     def connect(entry: HostEntry) -> Connected:
         began = time.monotonic()
-        transport: Transport = Local(entry.name) if dialer is None or entry.is_this_machine() else dialer.dial(entry)
+        transport = roads.dial(entry)
         opened.append(transport)
         return Connected(entry, transport, time.monotonic() - began)
 
     def give_up() -> None:
-        if dialer is not None:
-            dialer.close()
+        roads.close()
         for transport in opened:
             transport.close()
 
-    return Fleet(list(zip(entries, in_parallel(entries, connect, at_once=at_once, interrupt=give_up))), dialer)
+    return Fleet(list(zip(entries, in_parallel(entries, connect, at_once=at_once, interrupt=give_up))), roads)
 
 
 def in_parallel(
