@@ -2,7 +2,8 @@
 
 It is to the run folder on this machine what a supervisor is to that of a host: a process of its own, one at a time,
 that appends to `journal.jsonl` and heeds `requests/`. Whoever watches needs not know which of the two it is. The first
-is whoever launched the run, on the connections that it has; killed, it gets a successor, which goes on from the last event of each host that the journal has.
+is whoever launched the run, on the connections that it has; killed, it gets a successor, which goes on from the last
+event of each host that the journal has.
 """
 
 from __future__ import annotations
