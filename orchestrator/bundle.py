@@ -16,7 +16,16 @@ from orchestrator.errors import SpecError
 
 # The supervisor is whole by itself; the others look at datasets, and need nothing but it and the standard library.
 _TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py")
-_MAIN = "import sys\nfrom orchestrator.farside import main\nsys.exit(main(sys.argv[1:]))\n"
+OLDEST_PYTHON = (3, 9)  # that runs our supervisor
+# Any Python can read it, and tell that it is too old to read the rest.
+_MAIN = f"""\
+import sys
+if sys.version_info < {OLDEST_PYTHON}:
+    sys.exit("its Python is %d.%d.%d, and ours needs {OLDEST_PYTHON[0]}.{OLDEST_PYTHON[1]} or later; name one as "
+             "`python:` in a hosts file" % tuple(sys.version_info[:3]))
+from orchestrator.farside import main
+sys.exit(main(sys.argv[1:]))
+"""
 _MOST_CODE_BYTES = 64 << 20
 _NOT_CODE = {"__pycache__", ".git", ".venv", "venv", "node_modules", "runs", "collected"}
 

@@ -23,7 +23,11 @@ for name in "$2" "$3"; do if [ -d "$name" ]; then echo there; else echo missing;
 """
 # Unpacks standard input as the folder $1/$2, in one step.
 _UNPACK = """
-umask 077; part=$1/.$2.$$; mkdir -- "$part" && tar -xzf - -C "$part" || { rm -rf -- "$part"; exit 1; }
+umask 077; part=$1/.$2.$$; mkdir -- "$part" || exit 1
+said=$(tar -xzf - -C "$part" 2>&1) || {
+    free=$(df -Pk "$part" | awk 'END { print $4 }'); rm -rf -- "$part"
+    echo "$(echo "$said" | head -n 1) ($free kB are free)" >&2; exit 1
+}
 mv -T -- "$part" "$1/$2" 2> /dev/null || { rm -rf -- "$part"; [ -d "$1/$2" ]; }
 """
 
@@ -85,7 +89,10 @@ class Line:
             raise HostError(f"{self._host.name}: silent for {timeout_s:g} s") from None
         except ValueError as exc:
             raise HostError(f"{self._host.name}: says {exc}") from exc
-        raise HostError(f"{self._host.name}: {ended.last_words()}")
+        name, words = self._host.name, ended.last_words()
+        if ended.code in (126, 127):  # a shell's words for a program that cannot be run, or is not there
+            raise HostError(f"{name}: cannot start {self._host.python}: {words}; name one as `python:` in a hosts file")
+        raise HostError(f"{name}: {words}")
 
     def close(self) -> None:
         self._frames.stream.close()

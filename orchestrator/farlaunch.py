@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import time
@@ -11,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Optional, TypeVar, cast
 
-from orchestrator import addresses, bundle, controller, launch, ranktables
+from orchestrator import addresses, bundle, controller, farside, launch, ranktables
 from orchestrator.errors import AscendrunError, HostError, RunDirError, SpecError
 from orchestrator.farhosts import FarHost, FarHosts, Line, keep
-from orchestrator.hosts import OLDEST_PYTHON, PYTHON
-from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices
+from orchestrator.hosts import PYTHON
+from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices, spell_ids
 from orchestrator.jobspec import JobSpec, check_name
 from orchestrator.plan import Ports, RunPlan, Site, make_plan
 from orchestrator.ranktable.model import RankTable
@@ -155,7 +154,10 @@ def _look(fleet: Fleet, spec: JobSpec, dataset: Optional[str], name: str) -> "li
         line = Line(far, transport, ["launch"])
         began = time.time()
         line.say({**asked, "folder": far.root})
-        facts = json.loads(line.hear(_ANSWER_S))
+        try:
+            facts = farside.read_facts(line.hear(_ANSWER_S))
+        except ValueError as exc:
+            raise HostError(f"{entry.name}: {far.python} there does not answer as ours: {exc}") from exc
         ended = time.time()
         off_s = abs(facts["time"] - (began + ended) / 2) - (ended - began) / 2
         return Looked(entry, archive, code_there[0] if code_there else None, line, facts, max(0.0, off_s))
@@ -189,10 +191,7 @@ def _refuse_unlike(looked: "Sequence[Looked]", spec: JobSpec) -> None:
     places: "dict[str, str]" = {}
     for one in looked:
         name, facts = one.entry.name, one.facts
-        version = ".".join(map(str, facts["python"]))
         place = str(facts["place"])
-        if tuple(facts["python"][:2]) < OLDEST_PYTHON:
-            raise HostError(f"{name}: its Python is {version}, and ours needs 3.9 or later; name one as `python:`")
         if facts["folder_problem"]:
             raise HostError(f"{name}: {facts['folder_problem']}; choose another --name, or work_folder in hosts.yaml")
         if facts["program_problem"]:
@@ -292,7 +291,13 @@ def _host(one: Looked, backend: str, *, alone: bool) -> Host:
         raise HostError(f"{entry.name}: has no Ascend device (no /dev/davinci0); use --backend cpu, or auto")
     backend, ids = offer(backend, ascend, len(cpus))
     if entry.devices is not None:
-        ids = [device.device_id for device in entry.devices]
+        wanted = [device.device_id for device in entry.devices]
+        if backend == "ascend" and not set(wanted) <= set(ids):
+            missing = spell_ids(sorted(set(wanted) - set(ids)))
+            raise HostError(
+                f"{entry.name}: has no device {missing}, which the hosts file names; it has {spell_ids(ids)}"
+            )
+        ids = wanted
     # What SSH dialled is a way to that host for the others too; ranks that are alone need no network.
     address = "127.0.0.1" if alone else facts["address"] or entry.address
     if entry.is_this_machine() and not alone and not facts["address"]:
@@ -338,7 +343,7 @@ def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan, looked: "Sequence[Looked]
 
 
 def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
-    """End what was started, and wait until it has. A host that cannot be reached any more is left as it is."""
+    """End what was started, wait until it has, and remove it. A host that is lost meanwhile is left as it is."""
 
     def stop(entry: HostEntry, transport: Transport) -> None:
         host = hosts[entry.name]
@@ -348,5 +353,6 @@ def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
                 event = Event.from_line(line.hear(_ANSWER_S))
                 if event is not None and event.kind == events.RUN_FINISHED:
                     break
+        transport.run(["rm", "-rf", "--", host.root])
 
     fleet.each(stop)

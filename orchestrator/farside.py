@@ -17,7 +17,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
@@ -66,7 +66,6 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     """Return what this host is. *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared."""
     folder = Path(os.path.expanduser(asked["folder"]))
     return {
-        "python": list(sys.version_info[:3]),
         "executable": sys.executable,
         "hostname": socket.gethostname(),
         "place": Place.here(),
@@ -83,6 +82,51 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
         "ports": machine.free_ports(asked["ports"], ""),
     }
+
+
+def read_facts(line: bytes) -> "dict[str, Any]":
+    """Return what `look` said, after its journey through JSON. Raises ValueError for anything else."""
+    try:
+        facts = json.loads(line)
+    except RecursionError as exc:
+        raise ValueError("nested too deep") from exc
+    if not isinstance(facts, dict):
+        raise ValueError(f"{facts!s:.80}")
+    for name, fits in _FACTS.items():
+        if name not in facts or not fits(facts[name]):
+            raise ValueError(f"{name} is {facts.get(name)!s:.80}")
+    return facts
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and "\0" not in value
+
+
+def _is_text_or_none(value: object) -> bool:
+    return value is None or _is_text(value)
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, list) and all(type(one) is int and one >= 0 for one in value)
+
+
+# What may be believed of a host that is broken, or in somebody else's hands.
+_FACTS: "dict[str, Callable[[Any], bool]]" = {
+    "executable": _is_text,
+    "place": lambda value: isinstance(value, list),
+    "time": lambda value: isinstance(value, (int, float)) and abs(value) < 1e12,
+    "address": _is_text_or_none,
+    "cpus": lambda value: _are_numbers(value) and value != [],
+    "cpu_flags": lambda value: isinstance(value, list) and all(map(_is_text, value)),
+    "ascend": _are_numbers,
+    "folder": lambda value: _is_text(value) and os.path.isabs(value),
+    "folder_problem": _is_text_or_none,
+    "versions": lambda value: isinstance(value, dict) and all(map(_is_text_or_none, value.values())),
+    "dataset_problem": _is_text_or_none,
+    "program_problem": _is_text_or_none,
+    "shared": lambda value: isinstance(value, bool),
+    "ports": lambda value: _are_numbers(value) and len(value) == 2 and all(0 < one < 65_536 for one in value),
+}
 
 
 def _own_address() -> "Optional[str]":

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Optional
 
+from orchestrator.bundle import OLDEST_PYTHON
 from orchestrator.errors import HostError, SpecError
 from orchestrator.inventory import HostEntry, Inventory, spell_ids
 from orchestrator.textfiles import read_text
 from orchestrator.transport import fanout
 from orchestrator.transport.base import Transport, with_setup
 
-OLDEST_PYTHON = (3, 9)  # that runs our supervisor
 PYTHON = "python3"  # of a host whose entry names none
 _MOST_BYTES = 16 << 20
 _LOOK_TIMEOUT_S = 30.0

@@ -31,22 +31,24 @@ def start_run(run_dir: RunDir, told: Mapping[str, Any]) -> None:
     """Make the run folder and start its supervisor. Raises Refused or OSError.
 
     *told*: host_plan, unpack (the folder of the user's program, or None), rank_table (its text, or None).
-
-    Told a second time, because the answer to the first was lost on its way, it starts nothing twice.
+    What was made is removed again then.
     """
     plan = HostPlan.from_json(json.dumps(told["host_plan"]))
-    if not run_dir.host_plan.exists():
-        run_dir.root.parent.mkdir(parents=True, exist_ok=True)
-        run_dir.root.mkdir(mode=0o755)
+    run_dir.root.parent.mkdir(parents=True, exist_ok=True)
+    run_dir.root.mkdir(mode=0o755)  # of another launch that took the name meanwhile it is not ours to remove
+    try:
         run_dir.make_folders([process.folder for process in plan.processes])
         if told.get("unpack"):
             shutil.copytree(told["unpack"], run_dir.code)
         if told.get("rank_table"):
             write_atomically(run_dir.rank_table, told["rank_table"])
         write_atomically(run_dir.host_plan, plan.to_json(), mode=_MODE_OWN)
-    reason = starting.start(run_dir, supervise)
-    if reason:
-        raise Refused(reason)
+        reason = starting.start(run_dir, supervise)
+        if reason:
+            raise Refused(reason)
+    except BaseException:
+        shutil.rmtree(run_dir.root, ignore_errors=True)
+        raise
 
 
 def follow(run_dir: RunDir, after: int) -> None:

@@ -16,6 +16,7 @@ MOST_OUTPUT_BYTES = 64 << 20  # what `run` takes; more is for `stream`
 STDERR_KEPT_BYTES = 1 << 20  # of what a program says on standard error the end counts
 CHUNK_BYTES = 1 << 18
 _SHOWN_LETTERS = 80
+_MOST_LETTERS = 500  # of what a program says, in a message of ours
 
 # `put`: whole and in one step, or not at all. A connection that breaks ends the input early: hence the count.
 _PUT = """
@@ -36,7 +37,7 @@ class Completed:
     def last_words(self) -> str:
         """Return the last line of what it said on standard error, or how it ended."""
         lines = self.stderr.decode("utf-8", "replace").strip().splitlines()
-        return lines[-1].strip() if lines else f"exit code {self.code}"
+        return lines[-1].strip()[:_MOST_LETTERS] if lines else f"exit code {self.code}"
 
 
 class Stream(ABC):
@@ -200,7 +201,8 @@ def with_setup(setup: Sequence[str], argv: Sequence[str]) -> "list[str]":
     if not setup:
         return list(argv)
     # --norc: bash would take itself for a login by SSH, and run again what ~/.bashrc has.
-    return ["bash", "--norc", "-c", "\n".join(["{", *setup, "} >&2", 'exec "$@"']), "bash", *argv]
+    told = "trap 'echo \"the lines of setup: end with exit code $?\" >&2' EXIT; {"
+    return ["bash", "--norc", "-c", "\n".join([told, *setup, "} >&2; trap - EXIT", 'exec "$@"']), "bash", *argv]
 
 
 def as_operand(path: str) -> str:

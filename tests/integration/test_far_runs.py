@@ -8,90 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
-import yaml
-
-from tests.conftest import ASCENDRUN, Cli, processes_below, wait_for
-from tests.testbed.bed import Testbed
-
-TELLS = """
-import os, sys, time
-for step in range(1, int(sys.argv[1]) + 1):
-    print(f"epoch: 1 step: {step}, loss is {1 / step}", flush=True)
-    time.sleep(0.2)
-"""
-
-
-@pytest.fixture
-def far(cli: Cli, testbed: Testbed) -> "Iterator[Far]":
-    """The command line of a user who may log in to the test hosts; afterwards nothing of ours is left on any."""
-    cli.environment["HOME"] = str(testbed.home)
-    far = Far(cli, testbed)
-    yield far
-    for pid in far.controllers():
-        os.kill(pid, signal.SIGKILL)
-    testbed.heal()
-    for host in testbed.hosts:
-        left = far.ours_on(host)
-        testbed.exec(host, ["sh", "-c", "rm -rf /srv/work/* /srv/work/.ascendrun"])
-        assert not left, f"{host.name}: left running: {left}"
-
-
-class Far:
-    """A launch over some of the test hosts."""
-
-    def __init__(self, cli: Cli, bed: Testbed) -> None:
-        self.cli, self.bed = cli, bed
-
-    def hosts(self, count: int = 2, **more: Any) -> str:
-        """Write a hosts.yaml of the first *count* hosts, each with *more*; return its name."""
-        document = yaml.safe_load(self.bed.hosts_yaml.read_text())
-        document["hosts"] = [{**one, **more} for one in document["hosts"][:count]]
-        path = self.cli.folder / "hosts.yaml"
-        path.write_text(yaml.safe_dump(document))
-        return str(path)
-
-    def launch(self, *words: str, hosts: int = 2, **options: Any) -> "subprocess.CompletedProcess[str]":
-        return self.cli("launch", "--hosts", self.hosts(hosts), "--name", "r", *words, **options)
-
-    def program(self, text: str = TELLS) -> "list[str]":
-        (self.cli.folder / "train.py").write_text(text)
-        return [sys.executable, "train.py"]
-
-    def controllers(self) -> "list[int]":
-        mine = processes_below(self.cli.folder)
-        return [pid for pid, command in mine.items() if command.startswith("ascendrun: controller of")]
-
-    def ours_on(self, host: Any) -> "list[str]":
-        """Return the processes of ours on a host, once those that are ending have had their time."""
-
-        def look() -> "list[str]":
-            lines = self.bed.exec(host, ["ps", "-eo", "args"]).stdout.splitlines()
-            words = ("supervisor of", "keeper of", "supervisor-", "train.py", "sknet")
-            return [line for line in lines if any(word in line for word in words)]
-
-        deadline = time.monotonic() + 10
-        while (left := look()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        return left
-
-    def events(self) -> "list[dict[str, Any]]":
-        return self.cli.events("r")
-
-    def steps_told(self) -> int:
-        return sum(event["kind"] == "progress" for event in self.events())
-
-
-def whole(events: "list[dict[str, Any]]") -> None:
-    """Check that no event of any host is missing, doubled or out of order."""
-    for host in {event["host"] for event in events if "of_host" in event}:
-        numbers = [event["of_host"] for event in events if event["host"] == host]
-        assert numbers == list(range(1, len(numbers) + 1)), f"{host}: {numbers}"
-    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+from tests.conftest import ASCENDRUN, wait_for
+from tests.integration.far import Far, nothing_left, whole
 
 
 def test_a_program_runs_on_all_hosts_and_comes_back_whole(far: Far) -> None:
@@ -124,8 +44,7 @@ def test_stop_ends_all_ranks_on_all_hosts(far: Far) -> None:
     wait_for(far.steps_told)
     done = far.cli("stop", "r")
     assert done.stdout == "r: stopped by ascendrun stop\n"
-    for host in far.bed.hosts[:2]:
-        assert far.ours_on(host) == []
+    assert nothing_left(far.bed, far.before) == []
 
 
 def test_the_logs_of_all_hosts_flow_here_as_they_grow(far: Far) -> None:
@@ -162,31 +81,6 @@ def test_a_cut_line_delays_events_and_loses_none(far: Far) -> None:
     assert kinds.index("host_silent") < kinds.index("host_back") < kinds.index("run_finished")
 
 
-@pytest.mark.parametrize(
-    ("more", "words", "said"),
-    [
-        ({"python": "/nowhere/python3"}, [], "/nowhere/python3"),
-        ({"user": "nobody-here"}, [], "node1"),
-        ({"address": "10.255.255.1", "name": "away"}, [], "named twice"),
-        ({"work_folder": "/proc/nowhere"}, [], "/proc/nowhere"),
-        ({}, ["--dataset", "/nowhere/data"], "/nowhere/data"),
-        ({}, ["--devices", "99"], "offers"),
-        ({}, ["--backend", "ascend"], "no Ascend device"),
-        ({}, ["--rank-table", "nowhere.json"], "nowhere.json"),
-        ({"devices": [{"device_id": 9}]}, ["--rendezvous", "rank-table"], "device 9"),
-    ],
-)
-def test_what_cannot_work_is_refused_in_one_line_before_anything_starts(
-    far: Far, more: "dict[str, str]", words: "list[str]", said: str
-) -> None:
-    done = far.cli("launch", "--hosts", far.hosts(2, **more), *words, "--", *far.program(), "1", code=None)
-    assert done.returncode in (2, 3)
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) == 1, done.stderr
-    assert said in done.stderr
-    assert not list(far.cli.folder.glob("runs/*"))
-
-
 def test_the_ranks_of_all_hosts_get_the_table_that_their_hosts_gave(far: Far) -> None:
     ring = Path(__file__).with_name("ring.py").read_text()
     far.launch("--devices", "8", "--rendezvous", "rank-table", "--", *far.program(ring))
@@ -197,14 +91,6 @@ def test_the_ranks_of_all_hosts_get_the_table_that_their_hosts_gave(far: Far) ->
     assert [server["server_id"] for server in table["server_list"]] == [host.address for host in far.bed.hosts[:2]]
 
 
-def test_a_host_that_is_down_is_named_and_nothing_is_left_on_the_others(far: Far) -> None:
-    far.bed.crash(far.bed.hosts[1])
-    done = far.cli("launch", "--hosts", far.hosts(3), "--", *far.program(), "1", code=3)
-    assert "node2" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not list(far.cli.folder.glob("runs/*"))
-
-
 def test_a_program_that_needs_no_folder_runs_from_an_empty_one(far: Far) -> None:
     empty = far.cli.folder / "empty"
     empty.mkdir()
@@ -212,11 +98,6 @@ def test_a_program_that_needs_no_folder_runs_from_an_empty_one(far: Far) -> None
     words = [ASCENDRUN, "launch", "--hosts", hosts, "--name", "r", "--run-dir", runs, "--devices", "1", "--", "true"]
     done = subprocess.run(words, cwd=empty, env=far.cli.environment, capture_output=True, text=True, timeout=60)
     assert "r: succeeded" in done.stdout, done.stdout + done.stderr
-
-
-def test_a_program_that_is_not_there_is_refused(far: Far) -> None:
-    done = far.cli("launch", "--hosts", far.hosts(), "--", "no-such-program", code=3)
-    assert "there is no program no-such-program in its PATH" in done.stderr
 
 
 def test_a_folder_that_hosts_share_is_used_in_place(far: Far) -> None:

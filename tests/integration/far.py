@@ -1,0 +1,121 @@
+"""A launch over the hosts of a test bed, as its user types it, and what may be left on them afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import Cli, processes_below
+from tests.testbed.bed import Host, Testbed
+
+TELLS = """
+import os, sys, time
+for step in range(1, int(sys.argv[1]) + 1):
+    print(f"epoch: 1 step: {step}, loss is {1 / step}", flush=True)
+    time.sleep(0.2)
+"""
+_ENDING_S = 10.0  # what a host may need to notice that a connection has ended
+
+
+class Far:
+    """A launch over some of the test hosts."""
+
+    def __init__(self, cli: Cli, bed: Testbed) -> None:
+        self.cli, self.bed = cli, bed
+        self.before = {host: set(bed.processes(host)) for host in bed.hosts}
+
+    def hosts(self, count: int = 2, **more: Any) -> str:
+        """Write a hosts.yaml of the first *count* hosts, each with *more*; return its name.
+
+        What a host alone has is given under its name: `node2={"port": 23}`. None takes a field away.
+        """
+        own = {name: more.pop(name) for name in list(more) if name.startswith("node")}
+        document = yaml.safe_load(self.bed.hosts_yaml.read_text())
+        entries = [{**one, **more, **own.get(one["name"], {})} for one in document["hosts"][:count]]
+        document["hosts"] = [{key: value for key, value in one.items() if value is not None} for one in entries]
+        path = self.cli.folder / "hosts.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return str(path)
+
+    def launch(self, *words: str, hosts: int = 2, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return self.cli("launch", "--hosts", self.hosts(hosts), "--name", "r", *words, **options)
+
+    def program(self, text: str = TELLS) -> "list[str]":
+        (self.cli.folder / "train.py").write_text(text)
+        return [sys.executable, "train.py"]
+
+    def controllers(self) -> "list[int]":
+        mine = processes_below(self.cli.folder)
+        return [pid for pid, command in mine.items() if command.startswith("ascendrun: controller of")]
+
+    def events(self) -> "list[dict[str, Any]]":
+        return self.cli.events("r")
+
+    def steps_told(self) -> int:
+        return sum(event["kind"] == "progress" for event in self.events())
+
+
+@pytest.fixture
+def far(cli: Cli, testbed: Testbed) -> "Iterator[Far]":
+    """The command line of a user who may log in to the test hosts; afterwards nothing of ours is left on any."""
+    yield from far_on(cli, testbed)
+
+
+def far_on(cli: Cli, bed: Testbed) -> "Iterator[Far]":
+    """Do as the fixture `far` does, on any test bed."""
+    cli.environment["HOME"] = str(bed.home)
+    far = Far(cli, bed)
+    yield far
+    for pid in far.controllers():
+        os.kill(pid, signal.SIGKILL)
+    bed.heal()
+    left = nothing_left(bed, far.before)
+    for host in bed.hosts:
+        bed.exec(host, ["sh", "-c", "rm -rf /srv/work/* /srv/work/.ascendrun"])
+    assert not left, f"left on the hosts: {left}"
+
+
+def nothing_left(bed: Testbed, before: "dict[Host, set[int]]") -> "list[str]":
+    """Return what runs or listens on any host now and did not *before*, once what is ending has had its time."""
+
+    def look() -> "list[str]":
+        found = []
+        for host in bed.hosts:
+            for pid in sorted(set(bed.processes(host)) - before[host]):
+                command = _command(pid)
+                booted = any(word in command for word in ("boot.sh", "sshd: /usr/sbin/sshd [listener]"))
+                if command and not booted:  # of a host that had crashed these are new
+                    found.append(f"{host.name}: {command}")
+            ports = bed.exec(host, ["ss", "-Hltun"]).stdout.splitlines()
+            found += [f"{host.name} listens: {line}" for line in ports if line.split()[4].rpartition(":")[2] != "22"]
+        return found
+
+    deadline = time.monotonic() + _ENDING_S
+    while (left := look()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return left
+
+
+def _command(pid: int) -> str:
+    """Return the words of a live process of ours to see; nothing for one that has ended."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def whole(events: "list[dict[str, Any]]") -> None:
+    """Check that no event of any host is missing, doubled or out of order."""
+    for host in {event["host"] for event in events if "of_host" in event}:
+        numbers = [event["of_host"] for event in events if event["host"] == host]
+        assert numbers == list(range(1, len(numbers) + 1)), f"{host}: {numbers}"
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
