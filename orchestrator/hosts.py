@@ -10,7 +10,7 @@ from typing import Optional
 from orchestrator.bundle import OLDEST_PYTHON
 from orchestrator.errors import HostError, SpecError
 from orchestrator.inventory import HostEntry, Inventory, spell_ids
-from orchestrator.textfiles import read_text
+from orchestrator.textfiles import MARK, read_text
 from orchestrator.transport import fanout
 from orchestrator.transport.base import Transport, with_setup
 
@@ -44,7 +44,9 @@ class HostReport:
 
 def load_inventory(file: Optional[str], targets: Sequence[str] = ()) -> Inventory:
     """Return the hosts of *file* and then those of `--host`. Raises SpecError."""
-    entries = () if file is None else Inventory.parse(read_text(file, _MOST_BYTES, "list of hosts"), file).entries
+    entries: "tuple[HostEntry, ...]" = ()
+    if file is not None:
+        entries = Inventory.parse(read_text(file, _MOST_BYTES, "list of hosts").removeprefix(MARK), file).entries
     if targets:
         entries += Inventory.of_targets(targets).entries
     if not entries:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from orchestrator.ranktable.reading import Reading, read
 from orchestrator.ranktable.rules import check
 from orchestrator.render import render, render_users
 from orchestrator.supervisor.rundir import write_atomically
+from orchestrator.textfiles import MARK, read_text
 from orchestrator.transport.local import Local
 
 MOST_BYTES = 64 << 20  # 65,536 ranks of version 2.0 take some 60 MB, 80,000 of version 1.0 seven
@@ -35,7 +35,7 @@ BY_NUMBERING = frozenset({"rank-twice", "rank-range", "rank-missing", "ranks-int
 
 def load(name: str) -> Reading:
     """Read the rank table in a file, or with `-` on standard input. Raises SpecError where it cannot be read."""
-    return read(_text_in(name, MOST_BYTES), name)
+    return read(read_text(name, MOST_BYTES, "rank table"), name)
 
 
 def findings(reading: Reading, product: Optional[str] = None) -> "tuple[Finding, ...]":
@@ -76,7 +76,7 @@ def text_of(table: RankTable, *, product: Optional[str] = None) -> "tuple[str, t
 
 def text_by(template: str, table: RankTable) -> str:
     """Return what a user's own template makes of *table*. Raises SpecError naming the template and the line."""
-    return render_users(text_in(template), template, {"table": asdict(table)})
+    return render_users(text_in(template, "template"), template, {"table": asdict(table)})
 
 
 def write(text: str, name: str) -> None:
@@ -95,7 +95,7 @@ def write(text: str, name: str) -> None:
 
 def server_order(name: str) -> "list[str]":
     """Read the file of `--order`: a server_id a line, `#` begins a comment. Raises SpecError."""
-    lines = (line.partition("#")[0].strip() for line in text_in(name).splitlines())
+    lines = (line.partition("#")[0].strip() for line in text_in(name, "list of servers").splitlines())
     return [line for line in lines if line]
 
 
@@ -211,30 +211,6 @@ def _errors(found: "Iterable[Finding]") -> "list[Finding]":
     return [one for one in found if one.severity is Severity.ERROR]
 
 
-def text_in(name: str) -> str:
-    """Return the text of a small file, or with `-` of standard input. Raises SpecError where it cannot be read."""
-    return _text_in(name, _MOST_SMALL_BYTES).removeprefix("\ufeff")  # the mark that Windows sets
-
-
-def _text_in(name: str, most_bytes: int) -> str:
-    try:
-        if name == "-":
-            if sys.stdin is None:
-                raise SpecError("cannot read standard input: it is closed")
-            content = sys.stdin.buffer.read(most_bytes + 1)
-        else:
-            with open(name, "rb") as file:
-                content = file.read(most_bytes + 1)
-    except (OSError, ValueError) as exc:
-        raise SpecError(f"cannot read {name}: {getattr(exc, 'strerror', None) or exc}") from exc
-    if len(content) > most_bytes:
-        raise SpecError(
-            f"{name}: is larger than {most_bytes >> 20} MiB, and no file of this kind is; is it the right one?"
-        )
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError as exc:
-        line = content.count(b"\n", 0, exc.start) + 1
-        raise SpecError(
-            f"{name}:{line}: is no text in UTF-8 (byte {content[exc.start]:#04x}); is it the right file?"
-        ) from exc
+def text_in(name: str, what: str) -> str:
+    """Return the text of a small file, or with `-` of standard input. Raises SpecError where it cannot be *what*."""
+    return read_text(name, _MOST_SMALL_BYTES, what).removeprefix(MARK)

@@ -10,6 +10,7 @@ from typing import Any, Optional
 import click
 
 from orchestrator import jobfiles, launch
+from orchestrator.cli import reaching
 from orchestrator.cli.interrupts import interrupts_noted
 from orchestrator.errors import SpecError
 from orchestrator.jobspec import RENDEZVOUS, JobSpec
@@ -67,12 +68,9 @@ class WithProgram(click.Command):
     help="How MindSpore's ranks meet; auto: by a rank table on Ascend with MindSpore 1.x, else in its dynamic cluster.",
 )
 @click.option("--rank-table", metavar="FILE", help="Use this rank table, once checked, instead of making one.")
-@click.option("--hosts", "hosts_file", metavar="FILE", help="Run on these hosts, on --devices of each, over SSH.")
-@click.option(
-    "--host", "targets", multiple=True, metavar="[USER@]HOST[:PORT]", help="Run on this host; may be repeated."
-)
-@click.option("--ssh-config", type=click.Path(path_type=Path), metavar="FILE", help="Instead of ~/.ssh/config.")
-@click.option("--accept-new-host-keys", is_flag=True, help="Trust hosts that are dialled for the first time.")
+@reaching.hosts
+@reaching.host
+@reaching.way
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")
@@ -86,7 +84,7 @@ def command(
     dry_run: bool,
     as_json: bool,
     run_dir: str,
-    hosts_file: Optional[str],
+    hosts: Optional[str],
     targets: "tuple[str, ...]",
     ssh_config: Optional[Path],
     accept_new_host_keys: bool,
@@ -94,7 +92,8 @@ def command(
 ) -> int:
     """Run JOB (a built-in name or a YAML file; default sknet50), or the program after `--`.
 
-    The run goes on when this terminal is closed; `ascendrun status` finds it again. Ctrl-C stops it.
+    With --hosts or --host it runs on these, on --devices of each, over SSH. It goes on when this terminal is closed;
+    `ascendrun status` finds it again. Ctrl-C stops it.
 
     \b
       ascendrun launch sknet50 --devices 8 --dataset DIR
@@ -103,7 +102,7 @@ def command(
     """
     spec = _job(job, ctx.meta.get("program")).with_settings(settings)
     request = launch.LaunchRequest(run_dir=run_dir, command_line=("ascendrun", *sys.argv[1:]), **options)
-    far = bool(hosts_file or targets)
+    far = bool(hosts or targets)
     if far and dry_run:
         raise SpecError("--dry-run plans for this machine; what far hosts offer is known when they are asked")
     if dry_run:
@@ -111,9 +110,10 @@ def command(
         return 0
     with interrupts_noted() as interrupts:
         if far:
-            from orchestrator import farlaunch, hosts
+            from orchestrator import farlaunch
+            from orchestrator.hosts import load_inventory
 
-            inventory = hosts.load_inventory(hosts_file, targets)
+            inventory = load_inventory(hosts, targets)
             way = farlaunch.Way(ssh_config, accept_new_host_keys)
             run = farlaunch.start(spec, request, inventory, Store.of_user(), way)
         else:

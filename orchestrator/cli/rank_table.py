@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import click
 
-from orchestrator.cli import checks, output
+from orchestrator.cli import checks, output, reaching
 from orchestrator.errors import HostError, SpecError, UserError
-from orchestrator.inventory import HostEntry, Inventory
+from orchestrator.inventory import HostEntry
 from orchestrator.ranktable.model import VERSIONS, RankTable
 from orchestrator.ranktable.products import PRODUCTS
 
@@ -32,20 +31,10 @@ _product = click.option(
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _reaching_hosts(function: "Callable[..., Any]") -> "Callable[..., Any]":
-    """Add the options that say which hosts, and how to reach them."""
-    for option in (
-        click.option("--accept-new-host-keys", is_flag=True, help="Trust hosts that are dialled for the first time."),
-        click.option("--ssh-config", metavar="FILE", help="Instead of ~/.ssh/config."),
-        click.option("--hosts", metavar="FILE", help="Hosts file: hosts.yaml, a hostfile, a node list, a host a line."),
-    ):
-        function = option(function)
-    return function
-
-
 @click.group("rank-table", invoke_without_command=True, subcommand_metavar="[COMMAND]")
-@_reaching_hosts
-@click.option("--host", "targets", multiple=True, metavar="[USER@]HOST[:PORT]", help="A host; may be repeated.")
+@reaching.hosts
+@reaching.host
+@reaching.way
 @click.option(
     "--hccn",
     "records",
@@ -170,7 +159,8 @@ def show(file: str, as_json: bool) -> int:
 @command.command("check")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--live", is_flag=True, help="Ask the servers, too, whether the table says the truth of them.")
-@_reaching_hosts
+@reaching.hosts
+@reaching.way
 @_product
 @_json
 def check(
@@ -233,6 +223,7 @@ def _found(
 ) -> "list[Found]":
     """Return the servers that the options mean, in their order. Raises SpecError or HostError."""
     from orchestrator import addresses
+    from orchestrator.hosts import load_inventory
 
     sources = [bool(hosts), bool(targets), bool(records)]
     if sum(sources) > 1:
@@ -248,7 +239,7 @@ def _found(
     else:
         if server_ip:
             raise SpecError("--server-ip is for this machine alone; in a hosts file write server_id")
-        entries = _inventory(hosts, targets).entries
+        entries = load_inventory(hosts, targets).entries
     if no_ask:
         return [addresses.told(entry) for entry in entries]
     answers = _ask(entries, **way)
@@ -260,39 +251,31 @@ def _found(
     return [answer for answer in answers.values() if not isinstance(answer, HostError)]
 
 
-def _inventory(hosts: Optional[str], targets: "tuple[str, ...]" = ()) -> Inventory:
-    from orchestrator import ranktables
-
-    return Inventory.parse(ranktables.text_in(hosts), hosts) if hosts else Inventory.of_targets(targets)
-
-
 def _recorded(record: str, server_ip: Optional[str]) -> "Found":
     from orchestrator import addresses, ranktables
 
     server_id, equals, name = record.partition("=")
     if not equals:
         server_id, name = server_ip or addresses.own_address(), record
-    return addresses.of_record(ranktables.text_in(name), name, server_id)
+    return addresses.of_record(ranktables.text_in(name, "hccn.conf"), name, server_id)
 
 
-def _ask(
-    entries: "tuple[HostEntry, ...]", ssh_config: Optional[str], accept_new_host_keys: bool
-) -> "dict[str, Found | HostError]":
+def _ask(entries: "tuple[HostEntry, ...]", **way: Any) -> "dict[str, Found | HostError]":
     from orchestrator import addresses
     from orchestrator.transport import fanout
 
-    config = Path(ssh_config) if ssh_config else None
-    with fanout.open_all(entries, ssh_config=config, accept_new_host_keys=accept_new_host_keys) as fleet:
+    with fanout.open_all(entries, **way) as fleet:
         return fleet.each(addresses.ask)
 
 
 def _live(table: RankTable, hosts: Optional[str], **way: Any) -> "dict[str, Found | HostError]":
     """Return what each server of *table* says of itself, by server_id."""
     from orchestrator import addresses
+    from orchestrator.hosts import load_inventory
 
     ids = [server.server_id for server in table.servers]
     if hosts:
-        entries = {entry.server_id or entry.address: entry for entry in _inventory(hosts).entries}
+        entries = {entry.server_id or entry.address: entry for entry in load_inventory(hosts).entries}
     else:
         mine = addresses.own_addresses()
         entries = {one: addresses.this_machine(one) if one in mine else HostEntry(one, one) for one in ids}

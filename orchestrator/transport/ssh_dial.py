@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import getpass
 import logging
 import random
@@ -78,7 +79,7 @@ class Dialer:
                 one.ssh.close()
 
     def _route(self, entry: HostEntry) -> Route:
-        said: Any = self._config.lookup(entry.address)
+        said = self._said_of(entry)
         if said.get("proxycommand") and entry.jump is None and "proxyjump" not in said:
             raise HostError(f"{entry.name}: its ProxyCommand in the SSH configuration is not run; write a ProxyJump")
         jump = entry.jump if entry.jump is not None else said.get("proxyjump", "none")
@@ -106,6 +107,13 @@ class Dialer:
             known_hosts=tuple(_home(path) for path in [*known, *system]),
             jumps=jumps,
         )
+
+    def _said_of(self, entry: HostEntry) -> "dict[str, Any]":
+        """Return what the SSH configuration says of a host: of its address, else of its name."""
+        known = [pattern for pattern in self._config.get_hostnames() if pattern != "*" and not pattern.startswith("!")]
+        if entry.name == entry.address or any(fnmatch.fnmatchcase(entry.address, pattern) for pattern in known):
+            return dict(self._config.lookup(entry.address))
+        return {**self._config.lookup(entry.name), "hostname": entry.address}
 
     def _refuse_circle(self, route: Route) -> None:
         """Raise HostError where the way to a host leads through itself, before anybody waits for that."""

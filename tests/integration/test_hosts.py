@@ -48,6 +48,11 @@ def test_a_hosts_file_is_shown_with_what_each_host_is(cli: Cli, testbed: Testbed
     assert shown.splitlines()[-1] == "3 of 3 answer"
 
 
+def test_a_list_of_hosts_may_come_from_another_program_with_the_mark_of_windows(cli: Cli, testbed: Testbed) -> None:
+    done = cli("hosts", "--ssh-config", str(testbed.ssh_config), "-", input="\ufeffnode[1-2] slots=2\r\n")
+    assert done.stdout.splitlines()[-1] == "2 of 2 answer"
+
+
 def test_hosts_that_fail_are_told_in_a_line_each_and_hide_no_others(cli: Cli, testbed: Testbed) -> None:
     testbed.stop_sshd(testbed.hosts[1])
     done = ask(cli, testbed, "--host", "node[1-3]", "--host", "no-such-host.invalid", code=3)

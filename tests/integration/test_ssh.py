@@ -323,6 +323,20 @@ def test_an_ssh_configuration_is_followed_into_its_includes(testbed: Testbed, di
     assert f"{testbed.hosts[0].address} port 23 refuses" in told(one, "nickname")
 
 
+def test_an_alias_is_looked_up_whether_it_is_a_name_or_an_address(testbed: Testbed, dialer: Dial) -> None:
+    first, second, third = testbed.hosts[:3]
+    one = dialer(f"Host worker\n  HostName {first.address}\n  Port 24\nHost {second.address}\n  Port 25\n")
+    assert f"{first.address} port 24 refuses" in told(one, "worker")  # `--host worker`
+    for entry, said in [
+        (HostEntry("a", "worker"), f"{first.address} port 24"),
+        (HostEntry("worker", second.address), f"{second.address} port 25"),  # of its address more is known
+        (HostEntry("worker", third.address), f"{third.address} port 24"),  # the file says where, the alias how
+        (HostEntry("worker", third.address, port=26), f"{third.address} port 26"),
+    ]:
+        with pytest.raises(HostError, match=f"^{entry.name}: {said} refuses"):
+            one.dial(entry)
+
+
 @pytest.mark.parametrize("text", ["Host 'a\n", "\x00\xff", "Include {file}\n", "Match nothing\n"])
 def test_an_ssh_configuration_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
     file = tmp_path / "config"
