@@ -76,8 +76,8 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
 
         try:
             with open_all(entries, ssh_config=way.ssh_config, accept_new_host_keys=way.accept_new_host_keys) as fleet:
-                _launch(spec, request, fleet, store, way, dataset, name, now, under_way)
-        except (AscendrunError, OSError) as exc:
+                _launch(spec, request, fleet, store, way, dataset, name, now, parting.go_on, under_way)
+        except (AscendrunError, OSError, KeyboardInterrupt) as exc:
             if told:
                 raise
             parting.say(pickle.dumps(_plain(exc)))
@@ -87,17 +87,17 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
     if not said:
         raise HostError("the launch was killed before it was under way")
     answer = pickle.loads(said)  # of our own process
-    if isinstance(answer, Exception):
+    if isinstance(answer, BaseException):
         raise answer
     return Run.read(Path(answer))
 
 
-def _plain(exc: Exception) -> Exception:
+def _plain(exc: BaseException) -> BaseException:
     """Return an error of ours as one that needs no more than its text to be made again."""
     if not isinstance(exc, AscendrunError):
         return exc
     kind = next(one for one in type(exc).__mro__ if one.__module__ == AscendrunError.__module__)
-    return cast(Exception, kind(str(exc)))
+    return cast(BaseException, kind(str(exc)))
 
 
 def _launch(
@@ -109,6 +109,7 @@ def _launch(
     dataset: Optional[str],
     name: str,
     now: float,
+    begins: "Callable[[], None]",
     under_way: "Callable[[RunDir], None]",
 ) -> None:
     """Start the run, and control it to its end."""
@@ -117,6 +118,7 @@ def _launch(
     table = _rank_table(fleet, spec, request, looked)
     plan, far = _plan(spec, request, looked, table, dataset, name, now, way)
     run = Run(plan, RunDir(launch.folder_of(request, name)))
+    begins()
     store.add(name, run.run_dir.root)
     try:
         _write(run, far)

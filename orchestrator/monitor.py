@@ -72,13 +72,21 @@ def ensure_supervised(run: Run, state: RunState) -> bool:
 
 
 def start_watch(run: Run) -> None:
-    """Start what watches over *run*: a supervisor, or the controller of far hosts. Raises HostError or OSError."""
+    """Start what watches over *run*: a supervisor, or the controller of far hosts.
+
+    Raises HostError, OSError, or UserError for a run or an SSH configuration that cannot be read.
+    """
     if not run.run_dir.hosts.exists():
         local.start_watch(run.run_dir)
         return
     from orchestrator.controller import control  # a run on this machine needs none
+    from orchestrator.farhosts import FarHosts
 
-    local.start_watch(run.run_dir, control)
+    far = FarHosts.of(run.run_dir)
+    assert far is not None, "the record is there"
+    roads = far.roads()
+    roads.unlock([host.entry for host in far.hosts])  # it is forked from us, and has no terminal to ask at
+    local.start_watch(run.run_dir, lambda run_dir, ready: control(run_dir, ready, roads=roads))
 
 
 def lives_elsewhere(run: Run, state: RunState) -> Optional[str]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 import traceback
-from typing import Callable, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 from orchestrator.supervisor import ownership
 from orchestrator.supervisor.linux import close_from
@@ -64,6 +64,10 @@ class Parting:
                 answer = answer[os.write(self._pipe, answer) :]
         os.close(self._pipe)
 
+    def go_on(self) -> None:
+        """From now on Ctrl-C does not end us: it is for whoever waits to heed."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def leave(self, run_dir: RunDir) -> None:
         """Go on without a terminal, our words in the log of *run_dir*. Raises OSError where that cannot be written."""
         log = os.open(run_dir.supervisor_log, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -75,15 +79,16 @@ class Parting:
 def run_apart(work: "Callable[[Parting], None]") -> bytes:
     """Run *work* in a process of its own, which ends with it and not with us; return what it says.
 
-    Until it leaves, it has our terminal: to ask for a passphrase, for one. Ctrl-C there is ours to heed, not its.
-    Returns b"" where it ended without a word.
+    Until it leaves, it has our terminal: to ask for a passphrase, for one. Until it goes on, Ctrl-C there is a
+    KeyboardInterrupt for it, unless we ignore it ourselves. Returns b"" where it ended without a word.
     """
+    ctrl_c = signal.SIG_IGN if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else signal.default_int_handler
     said_read, said_write = os.pipe()
     sys.stdout.flush()
     sys.stderr.flush()
     child = os.fork()
     if child == 0:
-        _work_apart(work, said_write)
+        _work_apart(work, said_write, ctrl_c)
     os.close(said_write)
     with contextlib.suppress(ChildProcessError):  # our parent had us ignore SIGCHLD
         os.waitpid(child, 0)
@@ -91,15 +96,15 @@ def run_apart(work: "Callable[[Parting], None]") -> bytes:
         return pipe.read()
 
 
-def _work_apart(work: "Callable[[Parting], None]", pipe: int) -> NoReturn:
+def _work_apart(work: "Callable[[Parting], None]", pipe: int, ctrl_c: Any) -> NoReturn:
     code = 1
     try:
         if os.fork():
             os._exit(0)  # so that init will reap it
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         close_from(3, keep=(pipe,))
+        signal.signal(signal.SIGINT, ctrl_c)
         work(Parting(pipe))
         code = 0
     except BaseException:

@@ -48,6 +48,15 @@ class Roads:
         """Connect. Raises HostError, which says what is wrong and what helps, and SpecError for the configuration."""
         if entry.is_this_machine():
             return Local(entry.name)
+        return self._ways(entry).dial(entry)
+
+    def unlock(self, entries: "Sequence[HostEntry]") -> None:
+        """Ask at the terminal, if there is one, for the passphrases of keys that *entries* need. Raises SpecError."""
+        far = [entry for entry in entries if not entry.is_this_machine()]
+        if far:
+            self._ways(far[0]).unlock(far)
+
+    def _ways(self, entry: HostEntry) -> "Dialer":
         with self._lock:
             if self._closed:
                 raise HostError(f"{entry.name}: interrupted")
@@ -55,7 +64,7 @@ class Roads:
                 from orchestrator.transport.ssh_dial import Dialer  # paramiko takes 0.2 s: only where a host is far
 
                 self._dialer = Dialer(self._ssh_config, accept_new_host_keys=self._accept_new_host_keys)
-        return self._dialer.dial(entry)
+            return self._dialer
 
     def close(self) -> None:
         """End the connections to jump hosts, and whatever is being dialled."""

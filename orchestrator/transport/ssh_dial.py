@@ -68,6 +68,12 @@ class Dialer:
         self._refuse_circle(route)
         return self._dial(route)
 
+    def unlock(self, entries: "Sequence[HostEntry]") -> None:
+        """Ask now for passphrases that dialling would ask for: whoever dials later may have no terminal."""
+        for entry in entries:
+            with contextlib.suppress(HostError):  # `dial` tells it
+                self._keys.unlock(self._route(entry).identity_files)
+
     def close(self) -> None:
         """End the connections to jump hosts, and whatever is being dialled."""
         self._closing.set()

@@ -20,7 +20,7 @@ _TRIES = 3  # at a passphrase
 
 
 class KeyRing:
-    """Keys are read once, and a passphrase is asked once, for all hosts. It is kept nowhere."""
+    """Keys are read once, and a passphrase is asked once, for all hosts. An open key is in memory and nowhere else."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,7 +71,7 @@ class KeyRing:
         self, identity_files: Sequence[Path], certificate_files: Sequence[Path], agent: bool, tried: "list[str]"
     ) -> "Iterator[tuple[str, paramiko.PKey]]":
         """Yield keys to try, the likeliest first, and those that ask for a passphrase last."""
-        files = identity_files or [Path(name).expanduser() for name in _DEFAULT_FILES]
+        files = _files(identity_files)
         locked = []
         for file in files:
             key = self._load(file)
@@ -89,6 +89,14 @@ class KeyRing:
                 yield from _forms(key, file, certificate_files)
             else:
                 tried.append(f"{file} ({self._trouble[file]})")
+
+    def unlock(self, identity_files: Sequence[Path]) -> None:
+        """Ask at the terminal for what is needed where neither the agent nor an open file has a key to try."""
+        files = _files(identity_files)
+        if all(self._load(file) is None for file in files) and next(_agent_keys(), None) is None:
+            for file in files:
+                if self._trouble[file] == _LOCKED:
+                    self._unlock(file)
 
     def _load(self, file: Path) -> Optional[paramiko.PKey]:
         """Return the key in *file*, or None where `_trouble` has the reason."""
@@ -122,6 +130,10 @@ class KeyRing:
         terminal = self._terminal
         if terminal is not None:
             termios.tcsetattr(sys.stdin, termios.TCSANOW, terminal)
+
+
+def _files(identity_files: Sequence[Path]) -> "Sequence[Path]":
+    return identity_files or [Path(name).expanduser() for name in _DEFAULT_FILES]
 
 
 def _key_in(file: Path, passphrase: Optional[str]) -> "tuple[Optional[paramiko.PKey], str]":

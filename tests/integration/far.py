@@ -16,6 +16,7 @@ import yaml
 
 from tests.conftest import Cli, processes_below
 from tests.testbed.bed import Host, Testbed
+from tests.testbed.machine import end
 
 TELLS = """
 import os, sys, time
@@ -57,6 +58,10 @@ class Far:
         mine = processes_below(self.cli.folder)
         return [pid for pid, command in mine.items() if command.startswith("ascendrun: controller of")]
 
+    def kill_controller(self) -> None:
+        (controller,) = self.controllers()
+        os.kill(controller, signal.SIGKILL)
+
     def events(self) -> "list[dict[str, Any]]":
         return self.cli.events("r")
 
@@ -80,6 +85,8 @@ def far_on(cli: Cli, bed: Testbed) -> "Iterator[Far]":
     bed.heal()
     left = nothing_left(bed, far.before)
     for host in bed.hosts:
+        if left:  # the next test shall not see it
+            end([pid for pid in set(bed.processes(host)) - far.before[host] if _is_new(_command(pid))])
         bed.exec(host, ["sh", "-c", "rm -rf /srv/work/* /srv/work/.ascendrun"])
     assert not left, f"left on the hosts: {left}"
 
@@ -92,8 +99,7 @@ def nothing_left(bed: Testbed, before: "dict[Host, set[int]]") -> "list[str]":
         for host in bed.hosts:
             for pid in sorted(set(bed.processes(host)) - before[host]):
                 command = _command(pid)
-                booted = any(word in command for word in ("boot.sh", "sshd: /usr/sbin/sshd [listener]"))
-                if command and not booted:  # of a host that had crashed these are new
+                if _is_new(command):
                     found.append(f"{host.name}: {command}")
             ports = bed.exec(host, ["ss", "-Hltun"]).stdout.splitlines()
             found += [f"{host.name} listens: {line}" for line in ports if line.split()[4].rpartition(":")[2] != "22"]
@@ -103,6 +109,11 @@ def nothing_left(bed: Testbed, before: "dict[Host, set[int]]") -> "list[str]":
     while (left := look()) and time.monotonic() < deadline:
         time.sleep(0.1)
     return left
+
+
+def _is_new(command: str) -> bool:
+    """Tell whether a command that did not run before is none of those that a host boots with."""
+    return bool(command) and not any(word in command for word in ("boot.sh", "sshd: /usr/sbin/sshd [listener]"))
 
 
 def _command(pid: int) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from pathlib import Path
 
 from tests.conftest import ASCENDRUN, wait_for
 from tests.integration.far import Far, nothing_left, whole
+from tests.integration.terminal import PASSPHRASE, at_terminal, locked_key
 
 
 def test_a_program_runs_on_all_hosts_and_comes_back_whole(far: Far) -> None:
@@ -58,8 +57,7 @@ def test_the_logs_of_all_hosts_flow_here_as_they_grow(far: Far) -> None:
 def test_a_killed_controller_is_taken_over_by_whoever_looks(far: Far) -> None:
     far.launch("--devices", "1", "--detach", "--", *far.program(), "30")
     wait_for(far.steps_told)
-    (controller,) = far.controllers()
-    os.kill(controller, signal.SIGKILL)
+    far.kill_controller()
     done = far.cli("attach", "r", timeout=60)
     assert "r: succeeded" in done.stdout
     assert "killed once" in done.stdout
@@ -79,6 +77,45 @@ def test_a_cut_line_delays_events_and_loses_none(far: Far) -> None:
     whole(far.events())
     kinds = [event["kind"] for event in far.events()]
     assert kinds.index("host_silent") < kinds.index("host_back") < kinds.index("run_finished")
+
+
+def test_stop_does_not_wait_for_a_host_that_nobody_reaches_and_tells_it_when_it_is_back(far: Far) -> None:
+    far.launch("--devices", "1", "--detach", "--", *far.program(), "1000")
+    wait_for(far.steps_told)
+    far.bed.cut(far.bed.hosts[1])
+    done = far.cli("stop", "r", code=3, timeout=40)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ascendrun: r: cannot reach node2, where ranks may run on; the run's controller keeps try")
+    assert [rank["phase"] for rank in far.cli.status("r")["ranks"]] == ["stopped", "running"]
+    far.bed.mend(far.bed.hosts[1])
+    assert far.cli("stop", "r").stdout == "r: stopped by ascendrun stop\n"
+    whole(far.events())
+
+
+def test_a_passphrase_is_asked_for_once_at_launch_and_by_a_successor_that_has_a_terminal(far: Far) -> None:
+    far.cli.environment.pop("SSH_AUTH_SOCK", None)
+    hosts = far.hosts(2, identity_file=str(locked_key(far.cli, far.bed)))
+    launch = [ASCENDRUN, "launch", "--hosts", hosts, "--name", "r", "--devices", "1", "--detach", "--"]
+    code, said, shows = at_terminal(far.cli, [*launch, *far.program(), "1000"], [b"\x03"])
+    assert (code, said.count(b"passphrase of"), shows) == (130, 1, True), said
+    assert not far.cli.run_dir("r").exists()
+    code, said, _ = at_terminal(far.cli, [*launch, *far.program(), "1000"], [b"secret words\n"])
+    assert (code, said.count(b"passphrase of")) == (0, 1), said
+    wait_for(far.steps_told)
+
+    far.kill_controller()
+    far.cli.status("r")  # nobody is there to ask: the successor goes on without, and says what helps
+    wait_for(lambda: sum(event["kind"] == "host_silent" for event in far.events()) == 2)
+    told = far.cli("status", "r").stderr.splitlines()
+    assert ["locked by a passphrase" in line and "`ssh-add` it" in line for line in told] == [True, True], told
+
+    far.kill_controller()
+    code, said, _ = at_terminal(far.cli, [ASCENDRUN, "stop", "r"], [b"secret words\n"])
+    assert (code, said.count(b"passphrase of")) == (0, 1), said
+    assert b"r: stopped by ascendrun stop" in said
+    whole(far.events())
+    kept = [path for path in far.cli.folder.rglob("*") if path.is_file() and PASSPHRASE.encode() in path.read_bytes()]
+    assert not kept
 
 
 def test_the_ranks_of_all_hosts_get_the_table_that_their_hosts_gave(far: Far) -> None:

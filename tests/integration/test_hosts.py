@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import platform
-import pty
-import select
-import shutil
 import signal
 import subprocess
 import sys
-import termios
 import time
 from typing import Any
 
 import pytest
 
 from tests.conftest import ASCENDRUN, Cli, wait_for
+from tests.integration.terminal import at_terminal, locked_key
 from tests.testbed.bed import Testbed
 
 
@@ -142,37 +138,9 @@ def interrupted(asking: "subprocess.Popen[str]") -> None:
 @pytest.fixture
 def locked(cli: Cli, testbed: Testbed) -> "list[str]":
     """The words that ask all hosts of the test bed with a key that has the passphrase `secret words`."""
-    key = cli.folder / "locked"
-    shutil.copy(testbed.identity_file, key)
-    key.chmod(0o600)
-    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret words", "-f", str(key)], check=True)
+    key = locked_key(cli, testbed)
     (cli.folder / "config").write_text(testbed.ssh_config.read_text().replace(str(testbed.identity_file), str(key)))
     return [ASCENDRUN, "hosts", "--ssh-config", "config", "--host", "node[1-4]"]
-
-
-def at_terminal(cli: Cli, argv: "list[str]", answers: "list[bytes]") -> "tuple[int, bytes, bool]":
-    """Answer each question for a passphrase; return exit code, what was shown, and whether typing shows again."""
-    ours, theirs = pty.openpty()
-    with subprocess.Popen(
-        argv, cwd=cli.folder, env=cli.environment, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    ) as program:  # fmt: skip
-        said, questions = b"", 0
-        while program.poll() is None or select.select([ours], [], [], 0)[0]:
-            if select.select([ours], [], [], 0.1)[0]:
-                said += os.read(ours, 4096)
-            # Answered when the terminal has stopped to show what is typed: what comes before that is thrown away.
-            if said.count(b"passphrase of") > questions and not echoes(theirs):
-                os.write(ours, answers[questions])
-                questions += 1
-        shows = echoes(theirs)
-    os.close(ours)
-    os.close(theirs)
-    return program.returncode, said, shows
-
-
-def echoes(terminal: int) -> bool:
-    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
 
 
 def test_a_passphrase_is_asked_for_once_at_the_terminal(cli: Cli, locked: "list[str]") -> None:
