@@ -242,7 +242,7 @@ def sidecar(saved: Saved, course: Course | None, further: Mapping[str, Any]) -> 
             "steps_per_epoch": steps,
             "global_step": (saved.origin.epoch - 1) * steps + saved.origin.step,
             "ranks": course.ranks,
-            "global_batch": course.ranks * course.settings["batch_size"],
+            "global_batch": course.global_batch,
             "metrics": {"loss": course.loss_sum / saved.origin.step},
         }
     return {

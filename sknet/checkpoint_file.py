@@ -56,10 +56,16 @@ class Course:
 
     run: str  # made up at the start, kept by whoever resumes it
     steps_per_epoch: int
-    ranks: int
+    ranks: int  # that began it; fewer or more may go on with the same global batch
     pictures: int  # to train on
     loss_sum: float  # of the steps of this epoch so far
-    settings: Mapping[str, Any]  # of Config, but for those that a resumed run may change
+    settings: Mapping[str, Any]  # of Config, but for those that a resumed run may change; batch_size is for *ranks*
+
+    @property
+    def global_batch(self) -> int:
+        """Return how many pictures all ranks together take in each step."""
+        batch_size: int = self.settings["batch_size"]
+        return self.ranks * batch_size
 
 
 @dataclass(frozen=True)
@@ -167,6 +173,9 @@ def describe(path: Path) -> Contents:
             told = json.loads(text_of(ours[COURSE]))
             course = Course(**{field.name: told[field.name] for field in fields(Course)})
             if not (isinstance(course.settings, dict) and isinstance(course.loss_sum, float)):
+                raise TypeError("its course cannot be")
+            counts = (course.steps_per_epoch, course.ranks, course.settings.get("batch_size"))
+            if not all(isinstance(count, int) and count > 0 for count in counts):
                 raise TypeError("its course cannot be")
         return Contents(origin, course, shapes)
     except (ValueError, KeyError, TypeError, RecursionError) as exc:

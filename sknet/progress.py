@@ -6,14 +6,14 @@ The contract, one object a line; paths are absolute, durations seconds, rates pe
     {"kind": "step", "epoch": 1, "epochs": 4, "step": 3, "steps": 62, "loss": 2.3, "lr": 0.01,
      "step_s": 0.53, "images_per_s": 60.1, "wait_s": 0.0001, "loss_scale": 1024.0, "skipped": 0}
     {"kind": "epoch", "epoch": 1, "epochs": 4, "loss": 1.9, "epoch_s": 12.3, "step_s": 0.5, "images_per_s": 64.0}
-    {"kind": "checkpoint", "path": "/…/sknet50-1_62.ckpt", "epoch": 1, "step": 62, "bytes": 204300000, "seconds": 0.5,
-     "copy_s": 0.1, "write_s": 0.4, "sha256": "9f86…"}
+    {"kind": "checkpoint", "path": "/…/sknet50-1_62.ckpt", "epoch": 1, "step": 62, "global_step": 62,
+     "bytes": 204300000, "seconds": 0.5, "copy_s": 0.1, "write_s": 0.4, "sha256": "9f86…"}
     {"kind": "evaluation", "checkpoint": "/…/sknet50-1_62.ckpt", "epoch": 1, "step": 62, "top_1_accuracy": 0.944,
      "top_5_accuracy": 0.998, "loss": 0.2, "pictures": 10000, "per_class_accuracy": [0.95, ...], "sha256": "9f86…",
      "json": "/…/sknet50-1_62.eval.json", "png": "/…/sknet50-1_62.eval.png"}
     {"kind": "evaluation", "checkpoint": "/…/sknet50-2_62.ckpt", "error": "…"}   for one that could not be evaluated
 
-Epochs and steps count from 1, steps inside their epoch; `steps` is the number in an epoch. Losses of steps are means
+Epochs and steps count from 1, steps inside their epoch, global_step through all of them; `steps` is the number in an epoch. Losses of steps are means
 over all ranks, of epochs means over steps. images_per_s counts all ranks: global batch / step_s. wait_s is the part
 of step_s in which the step waited for its batch; a data sink does not tell it. loss_scale, that of the step, and
 skipped, 1 where its gradients overflowed and the update was left out, are there while the loss scale is dynamic. A

@@ -12,13 +12,16 @@ from zlib import crc32
 
 import numpy as np
 
-from sknet.checkpoint import STATE, Course, Origin, describe, find, load, read_all
+from sknet.checkpoint import STATE, Course, Origin, describe, find, load, read_all, sidecar_of, verify
 from sknet.config import FREE_ON_RESUME, Config, spell
 from sknet.distributed import World
 from sknet.errors import InputError, SknetError
 
 if TYPE_CHECKING:
     from mindspore import Parameter
+
+
+VARIABLE = "ASCENDRUN_RESUME"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ def newest(path: Path) -> Start:
     """
     for file in reversed(find(path)):
         try:
+            if "sha256" in sidecar_of(file):
+                verify(file)
             contents = describe(file)
         except InputError as exc:
             if file == path:
@@ -64,14 +69,45 @@ def newest(path: Path) -> Start:
     raise InputError(f"no checkpoint in {path} is whole")
 
 
+def wanted(config: Config, environment: Mapping[str, str]) -> Config:
+    """Return the settings of a run that whoever started it resumes by the environment; --resume goes before that.
+
+    Such a run may have begun with pre_trained: all that it had from there is in its own checkpoint.
+    """
+    path = environment.get(VARIABLE)
+    if config.resume or not path:
+        return config
+    return dataclasses.replace(config, resume=path, pre_trained=None, pretrain_epoch_size=0)
+
+
+def shared_out(start: Start, config: Config, ranks: int) -> Config:
+    """Return the settings with the batch_size by which *ranks* ranks take the run's global batch in each step.
+
+    The batch_size that is given may be that of the ranks which began the run, or the one for these ranks. In each step
+    the ranks together see the same pictures, however many they are. Raises InputError where they cannot share evenly.
+    """
+    batch = start.course.global_batch
+    if batch % ranks:
+        raise InputError(
+            f"cannot resume from {start.path} on {ranks} ranks: its {batch} pictures a step cannot be shared out "
+            f"evenly; take {', '.join(str(count) for count in range(1, batch + 1) if batch % count == 0)} ranks"
+        )
+    begun_with = start.course.settings.get("batch_size")
+    if config.batch_size not in (begun_with, batch // ranks):
+        return config  # check() will name it
+    return dataclasses.replace(config, batch_size=batch // ranks)
+
+
 def check(start: Start, config: Config, steps: int, ranks: int, pictures: int) -> None:
     """Raise InputError, naming all that differs, unless this run has the course of the one that it resumes.
 
-    amp_level must be what "auto" turned out to be. A setting that is newer than the checkpoint had its default then.
+    *config* comes from shared_out(). amp_level must be what "auto" turned out to be. A setting that is newer than the
+    checkpoint had its default then.
     """
     defaults = {item.name: item.default for item in dataclasses.fields(config)}
-    before = {**start.course.settings, "ranks": start.course.ranks, "training pictures": start.course.pictures}
-    now = {**settings_of(config), "ranks": ranks, "training pictures": pictures}
+    batch = start.course.global_batch // ranks
+    before = {**start.course.settings, "batch_size": batch, "training pictures": start.course.pictures}
+    now = {**settings_of(config), "training pictures": pictures}
     differ = [
         f"{name} {spell(now[name])}, not {spell(was)}"
         for name in now

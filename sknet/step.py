@@ -59,14 +59,14 @@ class OneRank(nn.Cell):
         super().__init__()
         self.factor = factor
 
-    def construct(self, loss, gradients):
+    def construct(self, loss, gradients, asked):
         if self.factor == 1.0:
-            return loss, gradients
-        return loss * self.factor, each(ops.partial(times, self.factor), gradients)
+            return loss, gradients, asked
+        return loss * self.factor, each(ops.partial(times, self.factor), gradients), asked
 
 
 class PackedMean(nn.Cell):
-    """Mean over all ranks by one all-reduce of one flat buffer, which holds the loss as well.
+    """Mean over all ranks by one all-reduce of one flat buffer, which holds the loss and whether to end as well.
 
     For backends that do not fuse collectives themselves: on CPU an all-reduce costs a round trip per tensor.
     """
@@ -78,10 +78,11 @@ class PackedMean(nn.Cell):
         self.factor = factor
         self.all_reduce = ops.AllReduce()
 
-    def construct(self, loss, gradients):
+    def construct(self, loss, gradients, asked):
         flat = each(flatten, gradients)
-        packed = self.all_reduce(ops.concat((*flat, loss.reshape((1,))))) * self.factor  # (all weights + 1,)
-        return packed[self.total], each(ops.partial(cut, packed), self.starts, gradients)
+        buffer = ops.concat((*flat, loss.reshape((1,)), asked.reshape((1,))))  # (all weights + 2,)
+        packed = self.all_reduce(buffer) * self.factor
+        return packed[self.total], each(ops.partial(cut, packed), self.starts, gradients), packed[self.total + 1]
 
 
 class FusedMean(nn.Cell):
@@ -93,8 +94,9 @@ class FusedMean(nn.Cell):
         self.all_reduce = ops.AllReduce()
         self.factor = factor
 
-    def construct(self, loss, gradients):
-        return self.all_reduce(loss) * self.factor, each(ops.partial(times, self.factor), self.reduce(gradients))
+    def construct(self, loss, gradients, asked):
+        both = self.all_reduce(ops.stack((loss, asked))) * self.factor
+        return both[0], each(ops.partial(times, self.factor), self.reduce(gradients)), both[1]
 
 
 class DynamicScale(nn.Cell):
@@ -134,6 +136,9 @@ class TrainStep(nn.Cell):
     Gradients are unscaled before the optimiser sees them, so momentum and weight decay never meet the loss scale; a
     scale of 1 leaves no multiplication in the graph. With *scale_window* the loss scale is a DynamicScale, `scaling`,
     and an update whose gradients overflowed on any rank is skipped on all; batch statistics move on all the same.
+
+    A rank that was asked to end says so in the all-reduce of its next step (ask_to_end); all know after that same step
+    (`end_agreed`), so none leaves alone. One rank has nobody to tell, and knows at once.
     """
 
     def __init__(
@@ -152,6 +157,9 @@ class TrainStep(nn.Cell):
         self.weights = ms.ParameterTuple(optimizer.parameters)
         self.scaling = DynamicScale(loss_scale, scale_window) if scale_window else None
         scale = self.scaling.value if self.scaling else None if loss_scale == 1.0 else loss_scale
+        self.asked = scalar(0, ms.float32, "asked")
+        self.agreed = scalar(0, ms.float32, "agreed")
+        self.ranks = ranks
         self.forward = ScaledLoss(net, scale, label_smooth_factor)  # a cell of ours, so that set_train reaches the net
         self.differentiate = ops.value_and_grad(self.forward, None, self.weights)
         factor = 1.0 / ranks if self.scaling else 1.0 / (loss_scale * ranks)
@@ -165,7 +173,9 @@ class TrainStep(nn.Cell):
     def construct(self, pictures, labels, rate):
         ops.assign(self.optimizer.learning_rate, rate)
         loss, gradients = self.differentiate(pictures, labels)
-        loss, gradients = self.mean(loss, gradients)
+        loss, gradients, agreed = self.mean(loss, gradients, self.asked)
+        if self.ranks > 1:
+            loss = ops.depend(loss, ops.assign(self.agreed, agreed))
         if self.scaling is None:
             return ops.depend(loss, self.optimizer(gradients))
         unscale = 1.0 / self.scaling.value
@@ -175,6 +185,16 @@ class TrainStep(nn.Cell):
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))
         return ops.depend(loss, self.scaling(finite))
+
+    def ask_to_end(self) -> None:
+        """Tell all ranks, with the next step, that this one was asked to end."""
+        for told in (self.asked,) if self.ranks > 1 else (self.asked, self.agreed):
+            told.set_data(ms.Tensor(1.0, ms.float32))
+
+    @property
+    def end_agreed(self) -> bool:
+        """Whether all ranks know since this step that one of them was asked to end."""
+        return bool(self.agreed.asnumpy() > 0)
 
     def state(self, tensors: Mapping[str, ms.Parameter]) -> dict[str, ms.Parameter]:
         """Return what a resumed run needs beside the net's own *tensors*: momentum buffers and loss scale, by name."""

@@ -11,6 +11,8 @@ import sys
 import time
 import uuid
 from collections.abc import MutableMapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,9 @@ from sknet.checkpoint import (
 )
 from sknet.config import Config, help_text, parse
 from sknet.distributed import World, join, schedule_only, total, world_of
-from sknet.errors import DivergedError, InputError, SknetError
+from sknet.errors import AskedToEndError, DivergedError, InputError, SknetError
 from sknet.feed import batches_left, feeding
+from sknet.leaving import Notice
 from sknet.progress import VARIABLE, Progress
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ def main(arguments: Sequence[str], environment: MutableMapping[str, str]) -> int
         return 0
     try:
         config, _ = parse(arguments, "train")
+        config = resume.wanted(config, environment)
         if schedule_only(environment):
             return 0
         world = world_of(config, environment)
@@ -81,9 +85,11 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
     config = resolved(config, world.device)
     if config.dataset_sink_mode == "true" and config.device_target != "Ascend":
         raise InputError(f"dataset_sink_mode true needs Ascend; on {config.device_target} use auto or false")
+    start = resume.newest(Path(config.resume)) if config.resume else None
+    if start:
+        config = resume.shared_out(start, config, world.ranks)
     cache.separate(environment, "train", [config], world)
     steps = dataset.steps_per_epoch(pictures, config.batch_size, world.ranks)
-    start = resume.newest(Path(config.resume)) if config.resume else None
     if start:
         resume.check(start, config, steps, world.ranks, len(pictures))
         if start.done >= config.epoch_size * steps:
@@ -121,8 +127,8 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
         keeper = Keeper(Path(config.save_checkpoint_path), config.keep_checkpoint_max)
     try:
         Training(config, pictures, world, steps, step, tensors, keeper, progress, start).run()
-    except DivergedError:
-        part()  # all ranks saw the same mean, so all stop here together
+    except (DivergedError, AskedToEndError):
+        part()  # all ranks saw the same sum, so all stop here together
         raise
     part()
     progress.phase("finish")
@@ -163,15 +169,21 @@ class Training:
         self.first = start.done if start else config.pretrain_epoch_size * steps  # steps that are done already
         self.last = config.epoch_size * steps
         self.batches = batches_left(config, pictures, world, steps, self.rates, self.first)
-        self.run_id = start.course.run if start else uuid.uuid4().hex
+        self.course = (
+            start.course
+            if start
+            else Course(uuid.uuid4().hex, steps, world.ranks, len(pictures), 0.0, resume.settings_of(config))
+        )
         self.loss_sum = start.course.loss_sum if start and start.origin.step < steps else 0.0  # of this epoch
-        self.pictures = len(pictures)
         self.scale, self.skipped = self.scaling()
+        self.notice = Notice(self.finish_writing)
         if keeper and start:
             keeper.adopt(start.course.run, start.origin)
 
     def run(self) -> None:
-        """Take every step that is left. Raises DivergedError, and SknetError when a checkpoint cannot be written."""
+        """Take every step that is left. Raises DivergedError, AskedToEndError, and SknetError for a checkpoint that
+        cannot be written.
+        """
         self.progress.phase("compile")
         sink = self.config.dataset_sink_mode == "true"
         try:
@@ -182,8 +194,9 @@ class Training:
                     if number == 1:
                         epoch_began, self.loss_sum = time.monotonic(), 0.0
                     began = time.monotonic()
-                    tensor, wait_s = take()
-                    loss = float(tensor.asnumpy())
+                    with self.notice.step() if self.config.save_checkpoint else nullcontext():
+                        tensor, wait_s = take()
+                        loss = float(tensor.asnumpy())
                     self.loss_sum += loss
                     self.report_step(epoch, number, loss, time.monotonic() - began, wait_s)
                     self.check(epoch, number, loss)
@@ -191,11 +204,30 @@ class Training:
                         self.progress.phase("train")  # the first step was mostly compilation
                     if number == self.steps:
                         self.report_epoch(epoch, time.monotonic() - epoch_began, min(self.steps, done - self.first))
+                    ending = self.end_asked() and done < self.last
                     if self.keeper:
-                        self.save(self.keeper, done, epoch, number)
+                        self.save(self.keeper, done, epoch, number, ending)
+                    if ending:
+                        break
         finally:
-            if self.keeper:
-                self.report_saved(self.keeper.close())
+            self.finish_writing()
+        if ending:
+            raise AskedToEndError(
+                f"asked to end: this is a checkpoint of epoch {epoch} step {number}, and --resume goes on from it"
+            )
+
+    def finish_writing(self) -> None:
+        """Wait for the checkpoint that is being written, and tell of it. Raises SknetError when it could not be."""
+        if self.keeper:
+            self.report_saved(self.keeper.close())
+
+    def end_asked(self) -> bool:
+        """Pass on that this rank was asked to end, if it was; return whether all ranks end after this step."""
+        if self.notice.asked:
+            self.step.ask_to_end()
+        if agreed := self.step.end_agreed:
+            self.notice.heed()
+        return agreed
 
     def report_step(self, epoch: int, number: int, loss: float, step_s: float, wait_s: float | None) -> None:
         """Tell of one step, and of the loss scale where it moves."""
@@ -257,26 +289,20 @@ class Training:
             images_per_s=self.config.batch_size * self.world.ranks / step_s,
         )
 
-    def save(self, keeper: Keeper, done: int, epoch: int, number: int) -> None:
-        """Begin to write a checkpoint if one is due after *done* steps; tell of those that are finished."""
+    def save(self, keeper: Keeper, done: int, epoch: int, number: int, ending: bool) -> None:
+        """Begin to write a checkpoint if one is due after *done* steps, or at the end; tell of those that are whole."""
         every = self.config.save_checkpoint_steps or self.config.save_checkpoint_epochs * self.steps
-        if done % every == 0 or done == self.last:
+        last = ending or done == self.last
+        if last or done % every == 0:
             self.progress.phase("checkpoint")
             config = self.config
             keeper.start(
                 {**self.tensors, **resume.prefixed(self.step.state(self.tensors))},
                 Origin(config.net, config.class_num, config.image_size, epoch, number),
-                Course(
-                    self.run_id,
-                    self.steps,
-                    self.world.ranks,
-                    self.pictures,
-                    self.loss_sum,
-                    resume.settings_of(config),
-                ),
+                replace(self.course, loss_sum=self.loss_sum),
                 lr=float(self.rates[done - 1]),
             )
-            if done != self.last:
+            if not last:
                 self.progress.phase("train")
         self.report_saved(keeper.finished())
 
@@ -293,6 +319,7 @@ class Training:
                 path=str(saved.path),
                 epoch=saved.origin.epoch,
                 step=saved.origin.step,
+                global_step=(saved.origin.epoch - 1) * self.steps + saved.origin.step,
                 bytes=saved.bytes,
                 seconds=saved.seconds,
                 copy_s=saved.copy_s,

@@ -90,10 +90,16 @@ class Ended:
 def run_ranks(tmp_path: Path) -> Callable[..., list[Ended]]:
     """Return a function that runs a Python command as two ranks of MindSpore's dynamic cluster, to their end.
 
-    Rank N gets ASCENDRUN_PROGRESS=progressN.jsonl in the test's folder.
+    Rank N gets ASCENDRUN_PROGRESS=progressN.jsonl in the test's folder. *meanwhile* is called with the processes, the
+    ranks before the scheduler.
     """
 
-    def run(*command: str, seconds: float = 150.0, **variables: str) -> list[Ended]:
+    def run(
+        *command: str,
+        seconds: float = 150.0,
+        meanwhile: Callable[[list[subprocess.Popen[str]]], None] = lambda processes: None,
+        **variables: str,
+    ) -> list[Ended]:
         cluster = {
             **plain_environment(),
             "MS_WORKER_NUM": "2",
@@ -126,7 +132,9 @@ def run_ranks(tmp_path: Path) -> Callable[..., list[Ended]]:
         ]
         try:
             with ThreadPoolExecutor(len(processes)) as readers:  # so that no full pipe blocks a rank
-                written = list(readers.map(lambda process: process.communicate(timeout=seconds), processes))
+                ends = readers.map(lambda process: process.communicate(timeout=seconds), processes)
+                meanwhile(processes)
+                written = list(ends)
         finally:
             for process in processes:
                 process.kill()

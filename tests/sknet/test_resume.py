@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +29,18 @@ TINY = (
     "--bn_momentum=0.5", "--device_target=CPU", "--lr_decay_mode=cosine", "--label_smooth_factor=0.1",
 )  # fmt: skip
 STEP = re.compile(r"^epoch: (\d+) step: (\d+), loss is (\S+)$", re.MULTILINE)
+
+
+def progress_of(path: Path, kind: str) -> list[dict]:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [told for told in map(json.loads, lines) if told["kind"] == kind]
+
+
+def wait_until(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_resumed_run_gives_the_losses_of_an_unbroken_one_from_the_midst_of_an_epoch_and_from_its_end(
@@ -69,14 +88,59 @@ def test_a_resumed_run_keeps_its_dynamic_loss_scale(run_module, small_dataset: P
     assert STEP.findall(again.stdout) == STEP.findall(whole.stdout)[7:]
 
 
-def test_two_ranks_resume_as_if_they_had_never_stopped(run_ranks, small_dataset: Path) -> None:
-    common = ("-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY)
-    whole = run_ranks(*common, "--save_checkpoint_steps=5")
-    again = run_ranks(*common, "--resume=ckpt/sknet_tiny-2_1.ckpt", "--save_checkpoint=false")
-    assert [rank.code for rank in (*whole, *again)] == [0] * 6, again[0].errors[-2000:]
+def test_two_ranks_of_which_one_is_asked_to_end_end_together_and_resume_as_if_they_had_never_stopped(
+    run_ranks, run_module, small_dataset: Path, tmp_path: Path
+) -> None:
+    """Another SIGTERM to both, while they end, changes nothing. One rank then takes the pictures of the two."""
+    common = (
+        "-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY[:3], *TINY[4:], "--epoch_size=40",
+        "--amp_level=O1", "--loss_scale_mode=dynamic", "--loss_scale=16777216", "--loss_scale_window=9",
+    )  # fmt: skip
+
+    cached = {"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": str(tmp_path / "cache")}
+
+    def ask_one(processes: list[subprocess.Popen[str]]) -> None:
+        wait_until(lambda: len(progress_of(tmp_path / "progress1.jsonl", "step")) > 9)
+        processes[1].send_signal(signal.SIGTERM)
+        for process in processes[:2]:
+            with suppress(OSError, subprocess.TimeoutExpired):
+                process.wait(0.3)
+            process.send_signal(signal.SIGTERM)
+
+    whole = run_ranks(*common, "--save_checkpoint_path=whole", **cached)
+    assert [rank.code for rank in whole] == [0] * 3, whole[0].errors[-2000:]
+    losses = STEP.findall(whole[0].output)
     for rank in range(2):
-        assert len(STEP.findall(again[rank].output)) == 7
-        assert STEP.findall(again[rank].output) == STEP.findall(whole[rank].output)[5:]
+        (tmp_path / f"progress{rank}.jsonl").unlink()
+
+    broken = run_ranks(*common, meanwhile=ask_one, **cached)
+    assert [rank.code for rank in broken[:2]] == [75, 75], broken[0].errors[-2000:]
+    done = len(STEP.findall(broken[0].output))
+    assert 9 < done < len(losses)
+    assert all(STEP.findall(rank.output) == losses[:done] for rank in broken[:2])
+    epoch, number = losses[done - 1][:2]
+    assert f"asked to end: this is a checkpoint of epoch {epoch} step {number}" in broken[0].errors
+    saved = checkpoint.find(tmp_path / "ckpt")[-1]
+    assert saved.name == f"sknet_tiny-{epoch}_{number}.ckpt"
+    told = progress_of(tmp_path / "progress0.jsonl", "checkpoint")[-1]
+    assert (told["path"], told["epoch"], told["step"]) == (str(saved), int(epoch), int(number))
+    assert (told["global_step"], told["bytes"]) == (done, saved.stat().st_size)
+    assert told["sha256"] == hashlib.sha256(saved.read_bytes()).hexdigest()
+
+    again = run_ranks(*common, "--save_checkpoint_path=again", ASCENDRUN_RESUME=str(saved), **cached)
+    assert [rank.code for rank in again] == [0] * 3, again[0].errors[-2000:]
+    assert all(STEP.findall(rank.output) == losses[done:] for rank in again[:2])
+    first, last = (checkpoint.read_all(checkpoint.find(tmp_path / name)[-1]) for name in ("whole", "again"))
+    assert set(first) == set(last)
+    assert all(np.array_equal(first[key].asnumpy(), last[key].asnumpy()) for key in first)
+
+    alone = run_module("sknet.train", *common[2:], "--save_checkpoint_path=alone", ASCENDRUN_RESUME=str(saved))
+    assert alone.returncode == 0, alone.stderr[-2000:]
+    steps = STEP.findall(alone.stdout)
+    assert [step[:2] for step in steps] == [step[:2] for step in losses[done:]]
+    assert float(steps[0][2]) == pytest.approx(float(losses[done][2]), rel=0.02)
+    sidecar = checkpoint.sidecar_of(checkpoint.find(tmp_path / "alone")[-1])
+    assert (sidecar["global_batch"], sidecar["ranks"], sidecar["steps_per_epoch"]) == (32, 2, 4)
 
 
 def course(config: Config) -> Course:
@@ -105,14 +169,55 @@ def test_what_shapes_the_course_of_a_run_cannot_change(change: dict, says: str) 
         resume.check(start(Config()), dataclasses.replace(Config(), **change), 8, 1, 130)
 
 
-def test_ranks_and_pictures_cannot_change_and_paths_and_saving_can() -> None:
-    with pytest.raises(InputError, match="ranks 2, not 1; training pictures 131, not 130"):
-        resume.check(start(Config()), Config(), 8, 2, 131)
+def test_pictures_cannot_change_and_paths_and_saving_can() -> None:
+    with pytest.raises(InputError, match="here training pictures 131, not 130 as there"):
+        resume.check(start(Config()), Config(), 8, 1, 131)
     other = Config(
         dataset_path="there", save_checkpoint_path="elsewhere", save_checkpoint_steps=3, keep_checkpoint_max=1,
         device_target="CPU", diverged_above=9.0, resume="x.ckpt",
     )  # fmt: skip
     resume.check(start(Config()), other, 8, 1, 130)
+
+
+@pytest.mark.parametrize(("ranks", "given", "batch"), [(1, 8, 32), (2, 8, 16), (2, 16, 16), (4, 8, 8), (8, 8, 4)])
+def test_other_ranks_take_the_pictures_of_the_ranks_that_began(ranks: int, given: int, batch: int) -> None:
+    begun = dataclasses.replace(
+        start(Config()), course=Course("a run", 4, 4, 130, 1.0, resume.settings_of(Config(batch_size=8)))
+    )
+    config = resume.shared_out(begun, Config(batch_size=given), ranks)
+    assert config.batch_size == batch
+    resume.check(begun, config, 4, ranks, 130)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "given", "says"),
+    [
+        (3, 8, "cannot resume from x.ckpt on 3 ranks: its 8 pictures a step cannot be shared out evenly; take 1, 2, 4"),
+        (2, 16, "cannot resume from x.ckpt: here batch_size 16, not 4 as there"),
+    ],
+)
+def test_ranks_that_cannot_take_the_same_pictures_are_refused(ranks: int, given: int, says: str) -> None:
+    begun = dataclasses.replace(
+        start(Config()), course=Course("a run", 16, 1, 130, 1.0, resume.settings_of(Config(batch_size=8)))
+    )
+    with pytest.raises(InputError, match=re.escape(says)):
+        resume.check(begun, resume.shared_out(begun, Config(batch_size=given), ranks), 16, ranks, 130)
+
+
+@pytest.mark.parametrize(
+    ("config", "environment", "path"),
+    [
+        (Config(), {}, None),
+        (Config(), {"ASCENDRUN_RESUME": ""}, None),
+        (Config(), {"ASCENDRUN_RESUME": "/a"}, "/a"),
+        (Config(resume="/b"), {"ASCENDRUN_RESUME": "/a"}, "/b"),
+        (Config(pre_trained="/c", pretrain_epoch_size=2), {"ASCENDRUN_RESUME": "/a"}, "/a"),
+    ],
+)
+def test_the_environment_says_what_to_resume_unless_the_command_line_does(
+    config: Config, environment: dict[str, str], path: str | None
+) -> None:
+    assert resume.wanted(config, environment).resume == path
 
 
 def test_a_setting_that_is_newer_than_the_checkpoint_had_its_default() -> None:
@@ -130,11 +235,19 @@ def test_the_newest_whole_checkpoint_of_a_folder_is_taken(tmp_path: Path, capsys
         keeper.save(tensors_of(build("sknet_tiny", 10)), Origin("sknet_tiny", 10, 32, epoch, 8), course(Config())).path
         for epoch in (1, 2, 10)
     ]
-    os.truncate(paths[2], 5000)
+    os.truncate(paths[2], paths[2].stat().st_size // 2)
     assert resume.newest(tmp_path).path == paths[1]
-    assert f"passed over: {paths[2]} is cut short" in capsys.readouterr().err
-    with pytest.raises(InputError, match="cut short"):
+    assert f"passed over: {paths[2]} is damaged: its SHA-256 is not the one in" in capsys.readouterr().err
+    with pytest.raises(InputError, match=re.escape(f"{paths[2]} is damaged")):
         resume.newest(paths[2])
+    paths[2].with_suffix(".json").unlink()  # its own checksum is looked at all the same
+    with pytest.raises(InputError, match=re.escape(f"{paths[2]} is cut short")):
+        resume.newest(paths[2])
+    content = bytearray(paths[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    paths[1].write_bytes(content)
+    with pytest.raises(InputError, match=re.escape(f"{paths[1]} is damaged")):
+        resume.newest(paths[1])
     for path in paths:
         path.write_bytes(b"")
     with pytest.raises(InputError, match=r"no checkpoint in .* is whole"):

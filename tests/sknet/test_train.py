@@ -205,8 +205,9 @@ def test_data_sink_is_refused_where_there_is_none(run_module, small_dataset: Pat
     )
 
 
-def test_an_interrupt_ends_the_run_without_a_traceback_and_what_is_named_a_checkpoint_is_whole(
-    alone: dict[str, str], small_dataset: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_the_run_with_a_checkpoint_of_the_step_it_was_at(
+    alone: dict[str, str], small_dataset: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sknet.train", f"--dataset_path={small_dataset}", "--net=sknet_tiny", "--image_size=32",
@@ -217,16 +218,34 @@ def test_an_interrupt_ends_the_run_without_a_traceback_and_what_is_named_a_check
     for line in process.stdout:
         if line.startswith("checkpoint:"):
             break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    # Inside a graph MindSpore answers SIGINT itself, with SIGTERM to its own process; between two, Python does.
-    assert process.returncode in (130, -signal.SIGTERM)
-    if process.returncode == 130:
-        assert errors.splitlines()[-1] == "sknet.train: interrupted"
-    assert "Traceback" not in errors
-    assert checkpoint.find(tmp_path / "ckpt")
-    for path in checkpoint.find(tmp_path / "ckpt"):
+    process.send_signal(number)  # inside a graph MindSpore answers SIGINT itself, with SIGTERM to its own process
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    epoch, step, _ = STEP.findall(output)[-1]
+    saved = checkpoint.find(tmp_path / "ckpt")
+    assert saved[-1].name == f"sknet_tiny-{epoch}_{step}.ckpt"
+    assert errors.splitlines()[-1] == (
+        f"sknet.train: asked to end: this is a checkpoint of epoch {epoch} step {step}, and --resume goes on from it"
+    )
+    for path in saved:
         assert checkpoint.describe(path).course is not None  # its CRC is right
+
+
+def test_before_the_first_step_there_is_nothing_to_keep_and_sigterm_ends_the_process_at_once(
+    alone: dict[str, str], small_dataset: Path, tmp_path: Path
+) -> None:
+    read, write = os.pipe()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY],
+        cwd=tmp_path, env={**alone, "ASCENDRUN_PROGRESS": f"/dev/fd/{write}"}, pass_fds=[write],
+    )  # fmt: skip
+    os.close(write)
+    with open(read) as told:
+        assert [json.loads(told.readline())["phase"] for _ in range(2)] == ["start", "compile"]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == -signal.SIGTERM
+        assert told.read() == ""
+    assert not checkpoint.found_in(tmp_path / "ckpt")
 
 
 def test_no_checkpoint_is_written_when_none_is_wanted(run_module, small_dataset: Path, tmp_path: Path) -> None:
