@@ -13,16 +13,16 @@ The contract, one object a line; paths are absolute, durations seconds, rates pe
      "json": "/…/sknet50-1_62.eval.json", "png": "/…/sknet50-1_62.eval.png"}
     {"kind": "evaluation", "checkpoint": "/…/sknet50-2_62.ckpt", "error": "…"}   for one that could not be evaluated
 
-Epochs and steps count from 1, steps inside their epoch, global_step through all of them; `steps` is the number in an epoch. Losses of steps are means
-over all ranks, of epochs means over steps. images_per_s counts all ranks: global batch / step_s. wait_s is the part
-of step_s in which the step waited for its batch; a data sink does not tell it. loss_scale, that of the step, and
-skipped, 1 where its gradients overflowed and the update was left out, are there while the loss scale is dynamic. A
-checkpoint is reported when its file is whole, which may be steps after the one it holds: training stood still for
-copy_s only, write_s ran beside it, and seconds is both. The phase "checkpoint" is the copy, and at the end the wait
-for the last file. Accuracies are shares in 0..1, of a class without pictures `null`; json and png say where the whole
-result lies, `null` where it could not be kept; sha256 is that of the checkpoint. Each rank writes its own file; every
-line is one write() with O_APPEND, so a reader sees whole lines only. Training never fails for the sake of progress:
-what cannot be written is lost.
+Epochs and steps count from 1, steps inside their epoch, global_step through all of them; `steps` is the number in an
+epoch. Losses of steps are means over all ranks, of epochs means over steps. images_per_s counts all ranks: global batch
+/ step_s. wait_s is the part of step_s in which the step waited for its batch; a data sink does not tell it. loss_scale,
+that of the step, and skipped, 1 where its gradients overflowed and the update was left out, are there while the loss
+scale is dynamic. A checkpoint is reported when its file is whole, which may be steps after the one it holds: training
+stood still for copy_s only, write_s ran beside it, and seconds is both. The phase "checkpoint" is the copy, and at the
+end the wait for the last file. Accuracies are shares in 0..1, of a class without pictures `null`; json and png say
+where the whole result lies, `null` where it could not be kept; sha256 is that of the checkpoint. Each rank writes its
+own file; every line is one write() with O_APPEND, so a reader sees whole lines only. Training never fails for the sake
+of progress: what cannot be written is lost.
 """
 
 from __future__ import annotations
