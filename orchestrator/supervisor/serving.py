@@ -62,7 +62,7 @@ def follow(run_dir: RunDir, after: int) -> None:
         found, offset = read_events(run_dir.journal, offset)
         new = [event for event in found if event.seq > after]
         finished = finished or any(event.kind == events.RUN_FINISHED for event in found)
-        say("".join(event.to_line() for event in new) or "\n")
+        _tell("".join(event.to_line() for event in new) or "\n")
         if finished:
             return
         owner = ownership.owner(run_dir)
@@ -115,7 +115,7 @@ def tail(root: Path, offsets: Mapping[str, int]) -> None:
                 break
             found, journal = read_events(run_dir.journal, journal)
             finished = any(event.kind == events.RUN_FINISHED for event in found)
-            say("\n")
+            _tell("\n")
             if not finished:
                 watcher.wait(BEAT_S)
     sys.stdout.buffer.flush()
@@ -137,5 +137,10 @@ def say(text: str) -> None:
         sys.stdout.buffer.flush()
     except BrokenPipeError:
         os._exit(0)
+
+
+def _tell(text: str) -> None:
+    """Say something to one who only listens by now: an end of what we read is the end of the connection."""
+    say(text)
     if select.select([0], [], [], 0)[0] and not os.read(0, 1):
-        os._exit(0)  # standard input was closed: so is the connection
+        os._exit(0)
