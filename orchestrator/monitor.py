@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
-from typing import Optional
+from collections.abc import Iterator, Mapping
+from typing import Any, Optional
 
 from orchestrator.runstate import Outcome, RunState, fold, initial_state
 from orchestrator.store import Run
@@ -19,6 +19,8 @@ from orchestrator.transport import local
 
 _LOOK_EVERY_S = 1.0  # even without news: the supervisor itself may have been killed
 _SETTLE_S = 2.0
+SAVING_GRACE_S = 86_400.0  # as long as it takes: a second request may still shorten it
+_ASKED_TO_END = 75  # exit code of a rank that kept a checkpoint when it was asked to end
 
 
 class Follower:
@@ -111,6 +113,17 @@ def current_state(run: Run) -> RunState:
             if not all_ended or time.monotonic() > deadline:
                 break
     return state
+
+
+def saved_at_stop(before: RunState, after: RunState) -> "Optional[Mapping[str, Any]]":
+    """Return the checkpoint that a run wrote when it was asked to end, as it told of it; None where it wrote none.
+
+    *before* is its state when it was asked, *after* when it has ended.
+    """
+    told = len(after.checkpoints) > len(before.checkpoints)
+    if after.checkpoints and (told or any(rank.code == _ASKED_TO_END for rank in after.ranks)):
+        return after.checkpoints[-1]
+    return None
 
 
 def request_stop(run: Run, *, by: str, grace_s: Optional[float] = None) -> None:

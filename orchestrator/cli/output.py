@@ -183,10 +183,7 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
     heads = ("rank", "host", "state", "pid", "epoch", "step", "loss", "step time", "images/s", "CPU", "memory")
     table(heads, rows, drop=("pid", "memory", "CPU", "step time", "images/s"))
     if state.checkpoints:
-        last = state.checkpoints[-1]
-        click.echo(
-            f"last checkpoint: {last.get('path')} (epoch {last.get('epoch', '-')}, step {last.get('step', '-')})"
-        )
+        click.echo(f"last checkpoint: {checkpoint(state.checkpoints[-1])}")
     for evaluation in state.evaluations:
         show_evaluation(evaluation)
     if best is not None:
@@ -204,6 +201,11 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
             f"could not be ended (another user's, or stuck in the kernel): pid {', '.join(map(str, state.unkillable))}"
         )
     show_failure(run, state)
+
+
+def checkpoint(told: "Mapping[str, Any]") -> str:
+    """Return where a checkpoint lies, and of which step it is."""
+    return f"{told.get('path')} (epoch {told.get('epoch', '-')}, step {told.get('step', '-')})"
 
 
 def headline(state: RunState) -> str:
