@@ -16,7 +16,7 @@ from orchestrator.farhosts import FarHost, FarHosts, Line, keep
 from orchestrator.hosts import PYTHON
 from orchestrator.inventory import Device, Host, HostEntry, Inventory, select_devices, spell_ids
 from orchestrator.jobspec import JobSpec, check_name
-from orchestrator.plan import Ports, RunPlan, Site, make_plan
+from orchestrator.plan import HEEDED_VARIABLES, Ports, RunPlan, Site, make_plan
 from orchestrator.ranktable.model import RankTable
 from orchestrator.store import Run, Store
 from orchestrator.supervisor import events
@@ -147,6 +147,7 @@ def _look(fleet: Fleet, spec: JobSpec, dataset: Optional[str], name: str) -> "li
         "ports": 2,
         "shared": str(token),
         "program": spec.command[0] if spec.command else None,
+        "environment": HEEDED_VARIABLES,
     }
 
     def look(entry: HostEntry, transport: Transport) -> Looked:
@@ -265,7 +266,7 @@ def _plan(
         directory = None  # of a module: each rank's own work folder
         if spec.command is not None:
             directory = spec.working_directory if facts["shared"] else str(run_dir.code)
-        sites.append(Site(host, devices, run_dir, facts["executable"], {}, directory, one.code))
+        sites.append(Site(host, devices, run_dir, facts["executable"], facts["environment"], directory, one.code))
         hosts.append(FarHost(one.entry, facts["executable"], one.archive, facts["folder"]))
     if len({site.host.backend for site in sites}) > 1:
         raise HostError("some hosts have Ascend devices and some have none; say --backend cpu, or leave those out")

@@ -63,7 +63,10 @@ def launch() -> None:
 
 
 def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
-    """Return what this host is. *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared."""
+    """Return what this host is.
+
+    *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared, program, environment (names).
+    """
     folder = Path(os.path.expanduser(asked["folder"]))
     return {
         "executable": sys.executable,
@@ -81,6 +84,7 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "program_problem": _program_problem(asked.get("program")),
         "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
         "ports": machine.free_ports(asked["ports"], ""),
+        "environment": {name: os.environ[name] for name in asked.get("environment", ()) if name in os.environ},
     }
 
 
@@ -125,6 +129,7 @@ _FACTS: "dict[str, Callable[[Any], bool]]" = {
     "dataset_problem": _is_text_or_none,
     "program_problem": _is_text_or_none,
     "shared": lambda value: isinstance(value, bool),
+    "environment": lambda value: isinstance(value, dict) and all(map(_is_text, value.values())),
     "ports": lambda value: _are_numbers(value) and len(value) == 2 and all(0 < one < 65_536 for one in value),
 }
 

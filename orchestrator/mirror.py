@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, RunDirError
 from orchestrator.farhosts import FarHost, FarHosts
 from orchestrator.store import Run
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Frames, Transport
 
-_LEFT_THERE = ("processes", "requests", "code", "host_plan.json", "supervisor.lock")  # of use to that host alone
+_LEFT_THERE = ("host_plan.json", "supervisor.lock")  # of use to that host alone
 _WAIT_S = 60.0
+_MOST_BLOCK_BYTES = 1 << 20
+
+
+def is_far(run: Run) -> bool:
+    """Tell whether a run lives on far hosts, so that its paths and its Python are theirs."""
+    return run.run_dir.hosts.exists()
 
 
 def bring(run: Run) -> "list[HostError]":
-    """Bring here what is new or changed on the far hosts; return why some could not be asked. None are far: nothing."""
+    """Bring here what is new or changed on the far hosts; return why some could not be asked. None are far: nothing.
+
+    Raises RunDirError where it cannot be written here.
+    """
     far = FarHosts.of(run.run_dir)
     if far is None:
         return []
     hosts = far.by_name()
     with far.connect() as fleet:
-        told = fleet.each(lambda entry, transport: _bring_from(run.run_dir, hosts[entry.name], transport))
+        told = fleet.each(lambda entry, transport: _bring_from(run, hosts[entry.name], transport))
     return [one for one in told.values() if isinstance(one, HostError)]
 
 
@@ -55,35 +67,79 @@ def flowing(run: Run, paths: "Sequence[Path]") -> "Iterator[Callable[[], bool]]"
         yield lambda: any(thread.is_alive() for thread in threads)
 
 
-def _bring_from(run_dir: RunDir, host: FarHost, transport: Transport) -> None:
-    for line in host.ask(transport, "files").splitlines():
+@dataclass(frozen=True)
+class _Listed:
+    """A file of a run on a far host, as that host says."""
+
+    name: str  # below the run's folder there
+    size: int  # bytes
+    changed_ns: int
+    mode: int
+
+
+def _listed(line: bytes) -> "Optional[_Listed]":
+    """Return what a line of `farside files` says; None for one that no host of ours would say."""
+    try:
         name, size, changed_ns, mode = json.loads(line)
-        parts = Path(name).parts
-        if os.path.isabs(name) or ".." in parts or parts[0] in _LEFT_THERE:
-            continue  # nothing that a far host says may lead out of the run's folder
-        # what lies in the folder itself every host has under the same name
-        target = run_dir.root / name if len(parts) > 1 else run_dir.of_host(host.name) / name
+    except (ValueError, TypeError, RecursionError):
+        return None
+    numbers_fit = all(type(one) is int and 0 <= one < 1 << 63 for one in (size, changed_ns, mode))
+    if not (isinstance(name, str) and name and "\0" not in name and numbers_fit):
+        return None
+    return _Listed(name, size, changed_ns, mode & 0o777)
+
+
+def _place_of(name: str, folders: "frozenset[str]", run_dir: RunDir, host: str) -> "Optional[Path]":
+    """Return where a file of *host* belongs here; None: it stays there.
+
+    Nothing that a far host says leads out of the folders of its own ranks, *folders*, or into another host's. What lies
+    in the run's folder itself every host has under the same name.
+    """
+    parts = Path(name).parts
+    if not parts or os.path.isabs(name) or ".." in parts or name in _LEFT_THERE:
+        return None
+    if len(parts) == 1:
+        return run_dir.of_host(host) / name
+    return run_dir.root / name if parts[0] in folders else None
+
+
+def _bring_from(run: Run, host: FarHost, transport: Transport) -> None:
+    folders = frozenset(process.folder for process in run.plan.host_plan(host.name).processes)
+    for line in host.ask(transport, "files").splitlines():
+        listed = _listed(line)
+        target = _place_of(listed.name, folders, run.run_dir, host.name) if listed else None
+        if listed is None or target is None:
+            continue
         try:
             stat = target.stat()
-            if (stat.st_size, stat.st_mtime_ns) == (size, changed_ns):
+            if (stat.st_size, stat.st_mtime_ns) == (listed.size, listed.changed_ns):
                 continue
         except OSError:
             pass  # not here yet
-        _fetch(transport, f"{host.root}/{name}", target, changed_ns, mode)
+        _fetch(transport, f"{host.root}/{listed.name}", target, listed)
 
 
-def _fetch(transport: Transport, source: str, target: Path, changed_ns: int, mode: int) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+def _fetch(transport: Transport, source: str, target: Path, listed: _Listed) -> None:
+    """Bring a file as long as it was when it was listed. Raises HostError, RunDirError."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
-        with temporary.open("wb") as file:
-            for block in transport.get(source):
-                file.write(block)
-        temporary.chmod(mode | 0o200)
-        os.utime(temporary, ns=(changed_ns, changed_ns))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(target.parent).free
+        if listed.size > free:
+            raise RunDirError(f"{target}: of {listed.size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB free")
+        try:
+            left = listed.size
+            with temporary.open("wb") as file, closing(transport.get(source)) as blocks:
+                while left > 0 and (block := next(blocks, b"")):
+                    file.write(block[:left])
+                    left -= len(block)
+            temporary.chmod(listed.mode | 0o200)
+            os.utime(temporary, ns=(listed.changed_ns, listed.changed_ns))
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as exc:
+        raise RunDirError(f"cannot write {target}: {exc.strerror}") from exc
 
 
 def _flow(run_dir: RunDir, host: FarHost, transport: Transport, names: "Sequence[str]") -> None:
@@ -97,14 +153,22 @@ def _flow(run_dir: RunDir, host: FarHost, transport: Transport, names: "Sequence
                 if not header:
                     continue  # it lives
                 name, length = json.loads(header)
-                if name not in offsets:
+                if not 0 <= length <= _MOST_BLOCK_BYTES:
                     return
-                path = run_dir.root / name
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with path.open("ab") as file:
-                    file.write(frames.take(int(length), _WAIT_S))
-    except (HostError, OSError, ValueError):
+                block = frames.take(length, _WAIT_S)
+                _write_at(run_dir.root / name, offsets[name], block)
+                offsets[name] += len(block)
+    except (HostError, OSError, ValueError, LookupError, TypeError, RecursionError):
         return  # what came so far is here; the next look brings the rest
+
+
+def _write_at(path: Path, offset: int, block: bytes) -> None:
+    """Write to a file at its place: whoever else brings the same file meanwhile writes the same."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(handle, "wb") as file:
+        file.seek(offset)
+        file.write(block)
 
 
 def _size(path: Path) -> int:

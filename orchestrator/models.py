@@ -15,6 +15,7 @@ from orchestrator import jobfiles
 from orchestrator.errors import RunNotFoundError, SpecError
 from orchestrator.evaluate import CHECKPOINT_SUFFIXES
 from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
+from orchestrator.mirror import bring, is_far
 from orchestrator.monitor import Follower
 from orchestrator.plan import MEETING_VARIABLES, lone_argv, lone_variables
 from orchestrator.store import Run, Store, run_around
@@ -46,7 +47,7 @@ def choose(what: Optional[str], job: Optional[str], store: Store) -> Chosen:
     """Return the model that *what* means: a file, or of a run (None: the newest) its best or newest checkpoint.
 
     A file in a run or a collected folder of this user's belongs to that run's job, any other to DEFAULT_JOB; *job*
-    overrules both. Raises UserError.
+    overrules both. Raises UserError, or HostError where far hosts have all that there is and cannot be asked.
     """
     path = Path(os.path.abspath(os.path.expanduser(what))) if what is not None and not store.knows(what) else None
     if path is not None and path.is_file():
@@ -55,7 +56,13 @@ def choose(what: Optional[str], job: Optional[str], store: Store) -> Chosen:
             return _of_run(around, path, f"of run {around.plan.name}", job)
         return Chosen(path, f"taken for one of job {job or DEFAULT_JOB}", jobfiles.load(job or DEFAULT_JOB))
     run = store.find(what)
-    path, why = _checkpoint_of(run)
+    missing = bring(run)
+    try:
+        path, why = _checkpoint_of(run)
+    except RunNotFoundError:
+        if missing:
+            raise missing[0] from None
+        raise
     return _of_run(run, path, why, job)
 
 
@@ -65,8 +72,9 @@ def _of_run(run: Run, path: Path, why: str, job: Optional[str]) -> Chosen:
         path,
         why,
         plan.spec if job is None else jobfiles.load(job),
-        plan.backend,
-        plan.python if os.access(plan.python, os.X_OK) else sys.executable,  # a collected run comes from elsewhere
+        "auto" if is_far(run) else plan.backend,
+        # a collected run comes from elsewhere
+        plan.python if os.access(plan.python, os.X_OK) and not is_far(run) else sys.executable,
         plan.dataset if plan.dataset is not None and os.path.isdir(plan.dataset) else None,
         plan.ranks[0].device_id,
     )
@@ -75,7 +83,7 @@ def _of_run(run: Run, path: Path, why: str, job: Optional[str]) -> Chosen:
 def _checkpoint_of(run: Run) -> "tuple[Path, str]":
     """Return the checkpoint of *run* to use, and why this one."""
     found = [path for suffix in CHECKPOINT_SUFFIXES for path in run.run_dir.root.rglob(f"*{suffix}")]
-    if not found:  # the job saves them elsewhere, and told us where
+    if not found and not is_far(run):  # the job saves them elsewhere, and told us where
         found = [Path(str(checkpoint.get("path"))) for checkpoint in Follower(run).state().checkpoints]
     dated = []
     for path in found:

@@ -26,6 +26,15 @@ MEETING_VARIABLES = (
     "RANK_TABLE_FILE",
     "MINDSPORE_HCCL_CONFIG_PATH",
 )
+# What a host's environment may set by hand, and the plan leaves as it is.
+HEEDED_VARIABLES = (
+    "PYTHONPATH",
+    "PYTHONUNBUFFERED",
+    "OMP_NUM_THREADS",
+    "ONEDNN_MAX_CPU_ISA",
+    "MS_COMPILER_CACHE_ENABLE",
+    "MS_COMPILER_CACHE_PATH",
+)
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
 
 
@@ -219,8 +228,8 @@ def _ranks_of(
             "ASCENDRUN_WORK_FOLDER": str(site.run_dir.work_folder(folder)),
             "ASCENDRUN_PROGRESS": str(site.run_dir.progress(folder)),
             **({"ASCENDRUN_DATASET": dataset} if dataset else {}),
-            **({"PYTHONPATH": site.code} if site.code else {}),
             **spec.environment,
+            **({"PYTHONPATH": _import_path(site.code, spec, site)} if site.code else {}),
         }
         process = ProcessPlan(
             rank_id,
@@ -233,6 +242,12 @@ def _ranks_of(
             unset=tuple(one for one in MEETING_VARIABLES if rank_table and one not in variables),
         )
         yield Rank(rank_id, host.name, device.device_id, process)
+
+
+def _import_path(code: str, spec: JobSpec, site: Site) -> str:
+    """Return PYTHONPATH with *code* in front of what the job, or else the host, has there (as CANN does)."""
+    theirs = spec.environment.get("PYTHONPATH", site.environment.get("PYTHONPATH"))
+    return f"{code}:{theirs}" if theirs else code
 
 
 def plan_evaluation(

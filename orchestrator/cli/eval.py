@@ -50,6 +50,8 @@ def command(
     """
     with interrupts_noted() as interrupts:
         evaluation = evaluate.start_evaluation(what, dataset, settings, Store.of_user(), os.environ)
+        for error in evaluation.missing:
+            output.say(f"not looked at: {error}")
         if evaluation.passed_over:
             output.say(
                 f"evaluating {evaluation.checkpoints}; the run has checkpoints in {len(evaluation.passed_over)} more "

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
@@ -162,7 +162,7 @@ class Transport(ABC):
         if done.code != 0:
             raise HostError(f"{self.host}: cannot write {path}: {done.last_words()}")
 
-    def get(self, path: str) -> Iterator[bytes]:
+    def get(self, path: str) -> Generator[bytes, None, None]:
         """Yield the bytes of a file, in pieces."""
         with self.stream(["cat", "--", as_operand(path)]) as stream:
             stream.end_input()

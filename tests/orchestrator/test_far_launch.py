@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 from orchestrator import farside
 from orchestrator.errors import HostError
 from orchestrator.farlaunch import Looked, _host, _refuse_unlike
-from orchestrator.inventory import Device, HostEntry
+from orchestrator.inventory import Device, Host, HostEntry
 from orchestrator.jobspec import JobSpec
+from orchestrator.plan import Ports, Site, make_plan
+from orchestrator.supervisor.rundir import RunDir
 
 FACTS = farside.look({"folder": "/nowhere/r", "modules": ["pytest"], "ports": 2, "program": "sh"})
 JOB = JobSpec.for_command(["true"], "/")
@@ -87,3 +90,24 @@ def test_facts_of_a_hostile_host_are_refused_or_do_no_harm(changes: "dict[str, A
 def test_an_answer_that_is_none_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"\S"):
         farside.read_facts(line)
+
+
+@pytest.mark.parametrize(
+    ("of_host", "of_job", "path"),
+    [
+        ({}, {}, "/code"),
+        ({"PYTHONPATH": "/cann"}, {}, "/code:/cann"),
+        ({"PYTHONPATH": "/cann"}, {"PYTHONPATH": "/mine"}, "/code:/mine"),
+    ],
+)
+def test_the_code_that_came_along_goes_before_what_a_host_imports_from(
+    of_host: "dict[str, str]", of_job: "dict[str, str]", path: str
+) -> None:
+    spec = JobSpec(name="j", module="sknet.train", environment=of_job)
+    host = Host("a", "10.0.0.1", "cpu", (Device(0),), (0, 1))
+    site = Site(host, host.devices, RunDir(Path("/r")), "python3", {**of_host, "OMP_NUM_THREADS": "7"}, code="/code")
+    facts = {"run_id": "r-1", "name": "r", "created_at": 0.0, "launched_from": "/", "command_line": ()}
+    plan = make_plan(spec, [site], ports=Ports(29500, 29501), **facts)  # type: ignore[arg-type]
+    variables = plan.ranks[0].process.environment
+    assert variables["PYTHONPATH"] == path
+    assert "OMP_NUM_THREADS" not in variables, "what `setup:` sets by hand stays as it is"
