@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
@@ -45,14 +45,22 @@ class RankState:
     ended_at: Optional[float] = None
     started_mono: Optional[float] = None  # monotonic clock of its host
     ended_mono: Optional[float] = None
+    ended_seq: Optional[int] = None  # number of the event that told
     code: Optional[int] = None
     signal: Optional[int] = None
     error: Optional[str] = None
     tail: tuple[str, ...] = ()  # the last lines of its log, where it failed
+    errors: tuple[str, ...] = ()  # the last lines of it that tell of errors, however far up
     program_phase: Optional[str] = None  # what the program says it does: compile, train, …
     latest: Mapping[str, Any] = field(default_factory=dict)  # newest step and figures
     cpu_s: Optional[float] = None
     peak_rss_bytes: Optional[int] = None
+    # What its supervisor noticed; each is the data of the event of that name, None: nothing of the kind.
+    hang: Optional[Mapping[str, Any]] = None
+    stacks: Optional[Mapping[str, Any]] = None
+    out_of_memory: Optional[Mapping[str, Any]] = None
+    nan_loss: Optional[Mapping[str, Any]] = None
+    straggler: Optional[Mapping[str, Any]] = None
 
     def ending(self) -> str:
         """Say how it ended: `exit code 3`, `SIGKILL`; empty while it has not."""
@@ -76,13 +84,16 @@ class RunState:
     first_failure: Optional[int] = None  # rank that failed first
     stopping: bool = False
     stopped_by: Optional[str] = None
+    stops: Mapping[str, float] = field(default_factory=dict)  # when each host began to end its ranks, by its own clock
     signals_sent: tuple[int, ...] = ()  # by us: a rank that ended by another one did not end because we told it to
+    scheduler_failure: Optional[Mapping[str, Any]] = None  # how MindSpore's scheduler ended before any rank
     supervisors_killed: int = 0
     swept: tuple[int, ...] = ()  # pids of processes that ranks had left behind
     unkillable: tuple[int, ...] = ()  # pids of those that could not be ended
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # path, epoch, step, rank; oldest first
     evaluations: tuple[Mapping[str, Any], ...] = ()
     silent_hosts: Mapping[str, str] = field(default_factory=dict)  # why each cannot be reached, by name
+    low_disks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # free_bytes, total_bytes by host
     last_seq: int = 0
 
     def rank(self, rank_id: int) -> RankState:
@@ -148,12 +159,15 @@ def _process_started(state: RunState, event: Event) -> RunState:
 
 
 def _process_exited(state: RunState, event: Event) -> RunState:
-    if event.rank is None:
-        return state  # the scheduler's end is no rank's end
     data = event.data
+    if event.rank is None:
+        return _scheduler_exited(state, event)
+    ended_mono = data.get("mono", event.mono)
+    # The host's own stop counts: another host may have begun earlier, and one that ended before it ended by itself.
+    told_to_end = event.host in state.stops and ended_mono >= state.stops[event.host]
     if data.get("code") == 0:
         phase = RankPhase.SUCCEEDED
-    elif state.stopping and (data.get("signal") is None or data["signal"] in state.signals_sent):
+    elif told_to_end and (data.get("signal") is None or data["signal"] in state.signals_sent):
         phase = RankPhase.STOPPED
     else:
         phase = RankPhase.FAILED
@@ -165,12 +179,21 @@ def _process_exited(state: RunState, event: Event) -> RunState:
         signal=data.get("signal"),
         error=data.get("error"),
         tail=tuple(data.get("tail", ())),
+        errors=tuple(data.get("errors", ())),
         ended_at=data.get("at", event.at),
-        ended_mono=data.get("mono", event.mono),
+        ended_mono=ended_mono,
+        ended_seq=event.seq,
         cpu_s=data.get("cpu_s"),
         peak_rss_bytes=data.get("peak_rss_bytes"),
     )
     return state if state.stopping or phase is not RankPhase.FAILED else _failed(state, event.rank)
+
+
+def _scheduler_exited(state: RunState, event: Event) -> RunState:
+    """Its end is no rank's end, unless it fails while all ranks still need it."""
+    if event.data.get("code") == 0 or state.stopping or any(rank.ended_at is not None for rank in state.ranks):
+        return state
+    return replace(state, scheduler_failure=event.data)
 
 
 def _process_lost(state: RunState, event: Event) -> RunState:
@@ -182,7 +205,9 @@ def _process_lost(state: RunState, event: Event) -> RunState:
         phase=RankPhase.LOST,
         ended_at=event.at,
         ended_mono=event.mono,
+        ended_seq=event.seq,
         tail=tuple(event.data.get("tail", ())),
+        errors=tuple(event.data.get("errors", ())),
     )
     return state if state.stopping else _failed(state, event.rank)
 
@@ -216,8 +241,47 @@ def _evaluation(state: RunState, event: Event) -> RunState:
     return replace(state, evaluations=(*state.evaluations, {**event.data, "rank": event.rank}))
 
 
+def _hang(state: RunState, event: Event) -> RunState:
+    state = _change_rank(state, event.rank, hang=event.data)
+    return state if state.stopping else replace(state, outcome=Outcome.FAILED)
+
+
+def _noticed(name: str) -> "Callable[[RunState, Event], RunState]":
+    """Return what keeps the data of an event in the field *name* of its rank."""
+    return lambda state, event: _change_rank(state, event.rank, **{name: event.data})
+
+
+def _stacks(state: RunState, event: Event) -> RunState:
+    """Keep what is known of a rank's stack: a later event adds to an earlier one."""
+    if event.rank is None or all(rank.rank_id != event.rank for rank in state.ranks):
+        return state
+    return _change_rank(state, event.rank, stacks={**(state.rank(event.rank).stacks or {}), **event.data})
+
+
+def _straggler_over(state: RunState, event: Event) -> RunState:
+    return _change_rank(state, event.rank, straggler=None)
+
+
+def _disk_low(state: RunState, event: Event) -> RunState:
+    return replace(state, low_disks={**state.low_disks, event.host: event.data})
+
+
+def _disk_low_over(state: RunState, event: Event) -> RunState:
+    return replace(state, low_disks={name: disk for name, disk in state.low_disks.items() if name != event.host})
+
+
 def _stopping(state: RunState, event: Event) -> RunState:
-    return replace(state, stopping=True, stopped_by=event.data.get("by"), signals_sent=(signal.SIGTERM,))
+    outcome = state.outcome
+    if event.data.get("cause") == "scheduler_failed" and not state.stopping:
+        outcome = Outcome.FAILED
+    return replace(
+        state,
+        outcome=outcome,
+        stopping=True,
+        stopped_by=event.data.get("by"),
+        stops={event.host: event.mono, **state.stops},
+        signals_sent=(signal.SIGTERM,),
+    )
 
 
 def _killing(state: RunState, event: Event) -> RunState:
@@ -259,6 +323,14 @@ _FOLDS = {
     events.PHASE: _phase,
     events.CHECKPOINT: _checkpoint,
     events.EVALUATION: _evaluation,
+    events.HANG: _hang,
+    events.STACKS: _stacks,
+    events.OUT_OF_MEMORY: _noticed("out_of_memory"),
+    events.NAN_LOSS: _noticed("nan_loss"),
+    events.STRAGGLER: _noticed("straggler"),
+    events.STRAGGLER_OVER: _straggler_over,
+    events.DISK_LOW: _disk_low,
+    events.DISK_LOW_OVER: _disk_low_over,
     events.STOPPING: _stopping,
     events.KILLING: _killing,
     events.SWEPT: _swept,

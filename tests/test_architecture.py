@@ -22,7 +22,7 @@ LAYERS = {
               "orchestrator.findings", "orchestrator.jobs", "orchestrator.templates", "orchestrator.strictyaml",
               "orchestrator.hostfiles"],
     "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.policy",
-                   "orchestrator.probes", "orchestrator.diagnosis"],
+                   "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
               "orchestrator.bundle", "orchestrator.farside", "orchestrator.jobfiles", "orchestrator.textfiles",
               "orchestrator.datasets", "orchestrator.records", "orchestrator.download", "orchestrator.unpack"],
@@ -30,7 +30,8 @@ LAYERS = {
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
                  "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",
                  "orchestrator.hosts", "orchestrator.addresses", "orchestrator.ranktables", "orchestrator.controller",
-                 "orchestrator.farlaunch", "orchestrator.farhosts", "orchestrator.mirror"],
+                 "orchestrator.explain",
+                 "orchestrator.farlaunch", "orchestrator.leftovers", "orchestrator.farhosts", "orchestrator.mirror"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
@@ -48,7 +49,9 @@ ONE_OWNER = {
 # What only looks at its arguments: a clock, a file, the environment or a network in it is a mistake.
 PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", "orchestrator.jobspec",
         "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
-        "orchestrator.strictyaml", "orchestrator.hostfiles"]  # fmt: skip
+        "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
+        "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml", "orchestrator.hostfiles", "orchestrator.clues",
+        "orchestrator.verdict"]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",
                   "shutil", "glob", "io", "threading", "asyncio", "urllib", "http", "psutil", "logging"}  # fmt: skip
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes",

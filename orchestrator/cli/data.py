@@ -9,7 +9,7 @@ from typing import Any, Optional
 import click
 
 from orchestrator import datasets
-from orchestrator.cli import output
+from orchestrator.cli import datatable, output
 from orchestrator.cli.live import live_line
 from orchestrator.errors import UserError
 
@@ -76,7 +76,7 @@ def fetch_command(
                 datasets.layout_of(layout),
                 target,
                 request,
-                lambda transfer: show(output.transfer_line(transfer)),
+                lambda transfer: show(datatable.transfer_line(transfer)),
                 output.say,
             )
     except KeyboardInterrupt:
@@ -126,9 +126,9 @@ def check_command(folder: str, layout: str, class_num: Optional[int], as_json: b
             lambda done, total: show(f"{output.size(done)} of {output.size(total)} read"),
         )
     if as_json:
-        output.print_json(output.survey_as_json(folder, layout, survey))
+        output.print_json(datatable.survey_as_json(folder, layout, survey))
     else:
-        output.show_survey(folder, survey)
+        datatable.show_survey(folder, survey)
     return UserError.exit_code if survey.damages else 0
 
 

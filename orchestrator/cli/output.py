@@ -16,12 +16,11 @@ from orchestrator.jobspec import JobSpec
 from orchestrator.plan import RunPlan
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
 from orchestrator.store import Run
+from orchestrator.verdict import Verdict, verdict
 
 if TYPE_CHECKING:  # what speaks HTTP, or knows rank tables, is needed by one verb only
     from rich.console import Console
 
-    from orchestrator.download import Transfer
-    from orchestrator.records import Survey
 
 _PIPE_WIDTH = 200  # columns: a pipe has no width, and a table must not be cut for it
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a log must not do to the terminal of its reader
@@ -99,6 +98,7 @@ def run_as_json(
         "duration_s": state.duration_s,
         "first_failure": state.first_failure,
         "stopped_by": state.stopped_by,
+        "verdict": asdict(found) if (found := verdict(state)) is not None else None,
         "supervisors_killed": state.supervisors_killed,
         "ranks": [{**asdict(rank), "phase": rank.phase.value, "tail": list(rank.tail)} for rank in state.ranks],
         "checkpoints": list(state.checkpoints),
@@ -200,7 +200,24 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
         click.echo(
             f"could not be ended (another user's, or stuck in the kernel): pid {', '.join(map(str, state.unkillable))}"
         )
+    for host, disk in state.low_disks.items():
+        left = f"{size(disk.get('free_bytes'))} of {size(disk.get('total_bytes'))}"
+        click.echo(f"the disk of the run folder on {host} is nearly full: {left} are free")
+    for rank in state.ranks:
+        for remark in _remarks(rank):
+            click.echo(f"rank {rank.rank_id} {remark}")
     show_failure(run, state)
+
+
+def _remarks(rank: RankState) -> "list[str]":
+    """Return what the supervisor noticed of a rank besides how it ended."""
+    found = []
+    if slow := rank.straggler:
+        times = f"{number(slow.get('factor'), 2)} times the median of its host"
+        found.append(f"is slow: {_seconds(slow.get('step_s'))} a step, {times}")
+    if nan := rank.nan_loss:
+        found.append(f"told a loss that is no number, first at epoch {nan.get('epoch')}, step {nan.get('step')}")
+    return found
 
 
 def checkpoint(told: "Mapping[str, Any]") -> str:
@@ -209,9 +226,9 @@ def checkpoint(told: "Mapping[str, Any]") -> str:
 
 
 def headline(state: RunState) -> str:
-    """Return the outcome in a few words: `failed: rank 3 exit code 3`."""
-    if state.first_failure is not None:
-        return f"failed: rank {state.first_failure}, {state.rank(state.first_failure).ending()}"
+    """Return the outcome in a few words: `failed: rank 3, exit code 3`."""
+    if state.outcome is Outcome.FAILED and (found := verdict(state)) is not None:
+        return plain(f"failed: {found.sentence}")
     if state.outcome is Outcome.STOPPED and state.stopped_by:
         return f"stopped by {state.stopped_by}"
     if state.stopping and not state.finished:
@@ -224,22 +241,33 @@ def ranks(run: Run) -> str:
 
 
 def show_failure(run: Run, state: RunState) -> None:
-    """Print which rank failed first, how, and the last lines it logged; nothing for a run that did not fail."""
-    if state.first_failure is None:
+    """Print why a run failed, by what evidence, and the culprit's last lines; nothing for a run that did not fail."""
+    found = verdict(state)
+    if found is None or state.outcome is not Outcome.FAILED:
         return
-    rank = state.rank(state.first_failure)
+    click.echo(f"cause: {found.cause.value}, {_confidence(found)}: {plain(found.sentence)}")
+    for line in found.evidence:
+        click.echo(f"  because {plain(line)}")
+    shown = found.rank if found.rank is not None else state.first_failure
+    if shown is None:
+        return
+    rank = state.rank(shown)
     process = run.plan.ranks[rank.rank_id].process
-    click.echo(
-        f"rank {rank.rank_id} failed first: {rank.ending()}"
-        + (
-            f", after {duration(rank.ended_mono - rank.started_mono)}"
-            if rank.ended_mono is not None and rank.started_mono is not None
-            else ""
-        )
-    )
+    if rank.ended_mono is not None and rank.started_mono is not None:
+        first = "failed first" if shown == state.first_failure else "ended"
+        click.echo(f"rank {shown} {first}: {rank.ending()}, after {duration(rank.ended_mono - rank.started_mono)}")
     for line in rank.tail:
         click.echo(f"  [rank {rank.rank_id}] {_CONTROL.sub('?', line)}")
+    for frame in (rank.stacks or {}).get("frames", ()):
+        click.echo(f"  [rank {rank.rank_id}] at {plain(str(frame))}")
+    for other in state.ranks:
+        if other.stacks and other.stacks.get("file"):
+            click.echo(f"  stack of rank {other.rank_id}: {run.run_dir.root / str(other.stacks['file'])}")
     click.echo(f"  whole log: {run.run_dir.log(process.folder, process.log)}")
+
+
+def _confidence(found: Verdict) -> str:
+    return "certain" if found.confidence >= 0.9 else "likely" if found.confidence >= 0.6 else "perhaps"
 
 
 def show_evaluation(evaluation: Mapping[str, Any]) -> None:
@@ -328,41 +356,3 @@ def console() -> Console:
     from rich.console import Console  # 80 ms, which most verbs need not spend
 
     return Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH, highlight=False)
-
-
-# ── datasets ───────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def transfer_line(transfer: Transfer) -> str:
-    """Return how far a download is, in one line: bytes, rate, time left."""
-    share = f" of {size(transfer.total_bytes)}" if transfer.total_bytes else ""
-    parts = [size(transfer.done_bytes) + share]
-    if transfer.bytes_per_s is not None:
-        parts.append(f"{size(transfer.bytes_per_s)}/s")
-    if transfer.left_s is not None:
-        parts.append(f"{duration(transfer.left_s)} left")
-    return "  ".join(parts)
-
-
-def survey_as_json(folder: str, layout: str, survey: Survey) -> "dict[str, Any]":
-    """Return what `data check --json` prints. Fields are only ever added."""
-    return {"folder": folder, "layout": layout, "fine": not survey.damages, **asdict(survey)}
-
-
-def show_survey(folder: str, survey: Survey) -> None:
-    """Print the pictures of each class, then the warnings, then what is damaged."""
-    rows = [
-        [str(label), *(f"{part.classes[label]:,}" for part in survey.parts)]
-        for label in range(len(survey.parts[0].classes))
-    ]
-    rows.append(["all", *(f"{part.pictures:,}" for part in survey.parts)])
-    table(("class", *(part.name for part in survey.parts)), rows)
-    for warning in survey.warnings:
-        show_line(f"warning: {warning}")
-    for damage in survey.damages:
-        where = ""
-        if damage.record is not None:
-            others = f" and {damage.count - 1:,} more of this file" * (damage.count > 1)
-            where = f"record {damage.record:,}{others}: "
-        show_line(f"damaged: {damage.file}: {where}{damage.problem}")
-    show_line(f"{folder}: {'damaged' if survey.damages else 'fine'}")
