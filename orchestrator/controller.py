@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import queue
 import signal
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Optional, Union
 
 from orchestrator.errors import AscendrunError, HostError
-from orchestrator.farhosts import FarHost, FarHosts, Line
+from orchestrator.farhosts import FarHost, FarHosts, Line, NoRunError
 from orchestrator.store import Run
 from orchestrator.supervisor import events, ownership
 from orchestrator.supervisor.events import Event
@@ -36,6 +37,7 @@ from orchestrator.transport.fanout import Roads
 _SILENT_S = 10.0  # without even an empty line
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
 _LOOK_EVERY_S = 0.5
+_OURS = (events.HOST_STARTED, events.HOST_FINISHED, events.HOST_SILENT, events.HOST_BACK)  # that no host may tell
 _ENDS = (events.PROCESS_EXITED, events.PROCESS_LOST)
 
 
@@ -54,7 +56,14 @@ class Reached:
     host: str
 
 
-News = Union[Event, Lost, Reached]
+@dataclass(frozen=True)
+class Missing:
+    """A host has no part of the run, and never will: the launch was killed, or somebody removed it."""
+
+    host: str
+
+
+News = Union[Event, Lost, Reached, Missing]
 
 
 @dataclass
@@ -62,6 +71,7 @@ class _Followed:
     """What the controller knows of one host."""
 
     far: FarHost
+    ranks: "frozenset[int]"  # of which it may speak
     last_seq: int = 0  # of its journal, in ours
     finished: bool = False
     reachable: Optional[bool] = None  # None: not known yet
@@ -80,47 +90,37 @@ class _Followed:
                 self.stop_told = wanted
 
 
-def control(
-    run_dir: RunDir,
-    ready: "Callable[[], None]",
-    lines: "Optional[Mapping[str, Line]]" = None,
-    roads: Optional[Roads] = None,
-) -> int:
-    """Control the run in *run_dir* to its end; call *ready* once it is under way. As `supervisor.main.supervise`.
-
-    *lines*, by name of the host: which follow it already; *roads* have led to them.
-    """
+def control(run_dir: RunDir, ready: "Callable[[], None]", roads: Optional[Roads] = None) -> int:
+    """Control the run in *run_dir* to its end; call *ready* once it is under way. As `supervisor.main.supervise`."""
     try:
-        if ownership.take(run_dir) is None:
-            return 0
-        run = Run.read(run_dir.root)
-        far = FarHosts.of(run_dir)
-        assert far is not None, "a run without far hosts has a supervisor"
-        journal = Journal(run_dir.journal, socket.gethostname())
-        controller = Controller(run, far, journal, roads or far.roads())
-        for name, line in (lines or {}).items():
-            controller.followed[name].line = line
+        controller = Controller.of(run_dir, roads)
     except (OSError, AscendrunError) as exc:
         print(exc, file=sys.stderr, flush=True)
         return 1
-    set_title(f"ascendrun: controller of {run.plan.run_id}")
-    ready()
-    try:
-        controller.run_to_end()
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0
+    return 0 if controller is None else controller.go(ready)
 
 
 class Controller:
     """Follows each host in a thread; only the main thread decides and writes."""
 
+    @classmethod
+    def of(cls, run_dir: RunDir, roads: Optional[Roads]) -> "Optional[Controller]":
+        """Take the run in *run_dir*, and tell so; None where another process has it. Raises OSError, AscendrunError."""
+        if ownership.take(run_dir) is None:
+            return None
+        far = FarHosts.of(run_dir)
+        assert far is not None, "a run without far hosts has a supervisor"
+        journal = Journal(run_dir.journal, socket.gethostname())
+        return cls(Run.read(run_dir.root), far, journal, roads or far.roads())
+
     def __init__(self, run: Run, far: FarHosts, journal: Journal, roads: Roads) -> None:
         self.run = run
         self.roads = roads
         self.journal = journal
-        self.followed = {host.name: _Followed(host) for host in far.hosts}
+        self.followed = {
+            host.name: _Followed(host, frozenset(rank.rank_id for rank in run.plan.ranks if rank.host == host.name))
+            for host in far.hosts
+        }
         self._news: "queue.SimpleQueue[News]" = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._stopping: Optional[tuple[float, str]] = None
@@ -128,6 +128,19 @@ class Controller:
             self._remember(event)
         kind = events.SUPERVISOR_ADOPTED if journal.past else events.RUN_STARTED
         journal.append(kind, {"hosts": sorted(self.followed)})
+
+    def go(self, ready: "Callable[[], None]", lines: "Optional[Mapping[str, Line]]" = None) -> int:
+        """Control the run to its end; call *ready* first. *lines*, by name of the host: which follow it already."""
+        for name, line in (lines or {}).items():
+            self.followed[name].line = line
+        set_title(f"ascendrun: controller of {self.run.plan.run_id}")
+        ready()
+        try:
+            self.run_to_end()
+        except Exception:
+            traceback.print_exc()
+            return 1
+        return 0
 
     def run_to_end(self) -> None:
         """Go on until every host has told its last event; then write `run_finished`."""
@@ -163,6 +176,11 @@ class Controller:
             self._remember(self.journal.copy(news))
             return
         one = self.followed[news.host]
+        if isinstance(news, Missing):
+            one.finished = True
+            if self._stopping is None:
+                self._stop_all(self.run.plan.spec.grace_s, f"the controller: {news.host} has no part of this run")
+            return
         reachable = isinstance(news, Reached)
         if one.reachable is not reachable:
             if reachable and one.reachable is False:
@@ -223,6 +241,9 @@ class Controller:
                     with line.transport, line:
                         self._read(one, line)
                 return
+            except NoRunError:
+                self._hear(Missing(one.far.name))
+                return
             except AscendrunError as exc:
                 wait_s = _FIRST_WAIT_S if one.transport is not None else min(2 * wait_s, _LONGEST_WAIT_S)
                 self._hear(Lost(one.far.name, str(exc)))
@@ -238,7 +259,14 @@ class Controller:
             text = line.hear(_SILENT_S)
             self._hear(Reached(one.far.name))
             event = Event.from_line(text) if text else None
-            if event is not None and event.host == one.far.name:
+            if event is not None and _may_tell(one, event):
                 self._hear(event)
                 if event.kind == events.RUN_FINISHED:
                     return
+
+
+def _may_tell(one: _Followed, event: Event) -> bool:
+    """Tell whether an event can be one of that host: one in other hands shall not speak for the others."""
+    if event.host != one.far.name or event.kind in _OURS or not all(map(math.isfinite, (event.at, event.mono))):
+        return False
+    return event.rank is None or (type(event.rank) is int and event.rank in one.ranks)

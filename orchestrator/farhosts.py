@@ -12,6 +12,7 @@ from orchestrator.bundle import Archive
 from orchestrator.errors import HostError, RunNotFoundError
 from orchestrator.inventory import Device, HostEntry
 from orchestrator.supervisor.rundir import RunDir
+from orchestrator.supervisor.serving import NO_RUN
 from orchestrator.transport.base import Frames, Transport, with_setup
 from orchestrator.transport.fanout import Fleet, Roads, open_all
 
@@ -30,6 +31,10 @@ said=$(tar -xzf - -C "$part" 2>&1) || {
 }
 mv -T -- "$part" "$1/$2" 2> /dev/null || { rm -rf -- "$part"; [ -d "$1/$2" ]; }
 """
+
+
+class NoRunError(HostError):
+    """A host answers, and has no part of the run."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,8 @@ class Line:
         except ValueError as exc:
             raise HostError(f"{self._host.name}: says {exc}") from exc
         name, words = self._host.name, ended.last_words()
+        if ended.code == NO_RUN:
+            raise NoRunError(f"{name}: {words}")
         if ended.code in (126, 127):  # a shell's words for a program that cannot be run, or is not there
             raise HostError(f"{name}: cannot start {self._host.python}: {words}; name one as `python:` in a hosts file")
         raise HostError(f"{name}: {words}")

@@ -31,7 +31,7 @@ from orchestrator.transport.local import offer
 WORK_FOLDER = "~/ascendrun"
 MOST_CLOCK_S = 30.0  # between two clocks: beyond it logs and certificates mislead
 _ANSWER_S = 60.0  # for one that is slow, and for the fullest of disks
-_CACHE = ".ascendrun"  # below the work folder: what we sent, by content
+CACHE = ".ascendrun"  # below the work folder: what we sent, by content
 T = TypeVar("T")
 
 
@@ -122,6 +122,9 @@ def _launch(
     store.add(name, run.run_dir.root)
     try:
         _write(run, far)
+        # Before anything runs on any host: whoever looks then finds it, should we be killed.
+        controlling = controller.Controller.of(run.run_dir, fleet.roads)
+        assert controlling is not None, "the folder is new"
         lines = _begin(fleet, far, plan, looked)
     except BaseException as exc:
         store.forget(name, run.run_dir.root)
@@ -129,7 +132,7 @@ def _launch(
             reason = f"cannot write the run folder {run.run_dir.root}: {exc.strerror}; choose another --run-dir"
             raise RunDirError(reason) from exc
         raise
-    controller.control(run.run_dir, lambda: under_way(run.run_dir), lines, fleet.roads)
+    controlling.go(lambda: under_way(run.run_dir), lines)
 
 
 # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +155,7 @@ def _look(fleet: Fleet, spec: JobSpec, dataset: Optional[str], name: str) -> "li
 
     def look(entry: HostEntry, transport: Transport) -> Looked:
         work = entry.work_folder or WORK_FOLDER
-        archive, *code_there = keep(transport, f"{work}/{_CACHE}", [supervisor, *([code] if code else [])])
+        archive, *code_there = keep(transport, f"{work}/{CACHE}", [supervisor, *([code] if code else [])])
         far = FarHost(entry, entry.python or PYTHON, archive, str(Path(archive).parents[1] / name))
         line = Line(far, transport, ["launch"])
         began = time.time()

@@ -19,6 +19,7 @@ from orchestrator.supervisor.progress import open_regular
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 
 BEAT_S = 2.0  # an empty line at least so often: whoever reads knows that the line is alive
+NO_RUN = 4  # exit code where there is no run to follow
 _BLOCK = 1 << 18
 _MODE_OWN = 0o600  # the environment of ranks may hold secrets
 
@@ -52,9 +53,13 @@ def start_run(run_dir: RunDir, told: Mapping[str, Any]) -> None:
 
 
 def follow(run_dir: RunDir, after: int) -> None:
-    """Print each event after number *after*, and an empty line in every BEAT_S; end after the last event of the run."""
+    """Print each event after number *after*, and an empty line in every BEAT_S; end after the last event of the run.
+
+    Where there is no run, exit code NO_RUN says so.
+    """
     if not run_dir.host_plan.exists():
-        raise Refused(f"there is no run in {run_dir.root}")
+        print(f"there is no run in {run_dir.root}", file=sys.stderr)
+        sys.exit(NO_RUN)
     watcher = Watcher()
     watcher.add(run_dir.root)
     offset, finished = 0, False

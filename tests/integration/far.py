@@ -24,6 +24,13 @@ for step in range(1, int(sys.argv[1]) + 1):
     print(f"epoch: 1 step: {step}, loss is {1 / step}", flush=True)
     time.sleep(0.2)
 """
+# For `python_in_which`: what it does where it is told to begin a run.
+BEGINS = """
+import os, sys
+sys.path.insert(0, os.path.dirname(sys.argv[1]))
+from orchestrator.supervisor import serving
+serving.start_run = lambda *_: {does}
+"""
 _ENDING_S = 10.0  # what a host may need to notice that a connection has ended
 
 
@@ -53,6 +60,18 @@ class Far:
     def program(self, text: str = TELLS) -> "list[str]":
         (self.cli.folder / "train.py").write_text(text)
         return [sys.executable, "train.py"]
+
+    def python_in_which(self, changed: str) -> str:
+        """Make a Python on node2 in which some lines run before what it is told to; return its path."""
+        lines = [*changed.splitlines(), "import os, runpy, sys", "sys.argv = sys.argv[1:]"]
+        lines += [
+            "sys.path.insert(0, os.path.dirname(sys.argv[0]))",
+            "runpy.run_path(sys.argv[0], run_name='__main__')",
+        ]
+        script = f'#!/bin/sh\nshift\nexec {sys.executable} -S /tmp/first.py "$@"\n'
+        for path, text in (("/tmp/first.py", "\n".join(lines)), ("/tmp/python", script)):
+            self.bed.exec(self.bed.hosts[1], ["sh", "-c", f"cat > {path}; chmod 755 {path}"], input=text)
+        return "/tmp/python"
 
     def controllers(self) -> "list[int]":
         mine = processes_below(self.cli.folder)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.integration.far import Far, nothing_left
+from tests.integration.far import BEGINS, Far, nothing_left
 
 FULL = "/srv/full"
 
@@ -34,22 +33,6 @@ def known_but(far: Far, key: "Callable[[list[str]], str]") -> None:
     (far.cli.folder / "known_hosts").write_text("\n".join([*kept, key(lines)]) + "\n")
     config = far.bed.ssh_config.read_text().replace(str(far.bed.known_hosts), str(far.cli.folder / "known_hosts"))
     (far.cli.folder / "config").write_text(f"Host *\n  UserKnownHostsFile {far.cli.folder}/known_hosts\n{config}")
-
-
-def python_that(far: Far, does: str) -> str:
-    """Make a Python on node2 that does something first; return its path."""
-    lines = ["#!/bin/sh", does, f'exec {sys.executable} "$@"']
-    script = "cat > /tmp/python && chmod 755 /tmp/python"
-    far.bed.exec(far.bed.hosts[1], ["sh", "-c", script], input="\n".join(lines) + "\n")
-    return "/tmp/python"
-
-
-def python_in_which(far: Far, changed: str) -> str:
-    """Make a Python on node2 in which some lines run before what it is told to; return its path."""
-    lines = [*changed.splitlines(), "import os, runpy, sys", "sys.argv = sys.argv[1:]"]
-    lines += ["sys.path.insert(0, os.path.dirname(sys.argv[0]))", "runpy.run_path(sys.argv[0], run_name='__main__')"]
-    far.bed.exec(far.bed.hosts[1], ["sh", "-c", "cat > /tmp/first.py"], input="\n".join(lines))
-    return python_that(far, 'shift; set -- -S /tmp/first.py "$@"')
 
 
 def test_an_unknown_host_key(far: Far) -> None:
@@ -110,13 +93,13 @@ def test_a_host_that_is_down(far: Far) -> None:
 
 
 def test_a_python_that_is_too_old(far: Far) -> None:
-    python = python_in_which(far, "import sys; sys.version_info = (3, 6, 8, 'final', 0)")
+    python = far.python_in_which("import sys; sys.version_info = (3, 6, 8, 'final', 0)")
     line = refused(far, far.hosts(3, node2={"python": python}))
     assert line == "node2: its Python is 3.6.8, and ours needs 3.9 or later; name one as `python:` in a hosts file\n"
 
 
 def test_clocks_that_differ(far: Far) -> None:
-    python = python_in_which(far, "import time; real = time.time; time.time = lambda: real() - 90")
+    python = far.python_in_which("import time; real = time.time; time.time = lambda: real() - 90")
     assert "node2: its clock is 90 s off this machine's" in refused(far, far.hosts(3, node2={"python": python}))
 
 
@@ -162,9 +145,7 @@ def test_a_folder_that_cannot_be_written(far: Far) -> None:
 @pytest.mark.parametrize("fault", ["sys.exit('out of memory')", "os.kill(os.getpid(), 9)"])
 def test_one_host_that_cannot_begin_ends_the_others_that_have(far: Far, fault: str) -> None:
     # When it is told to begin, the others have been too.
-    ours = "import os, sys\nsys.path.insert(0, os.path.dirname(sys.argv[1]))\n"
-    changed = f"from orchestrator.supervisor import serving\nserving.start_run = lambda *_: {fault}"
-    python = python_in_which(far, ours + changed)
+    python = far.python_in_which(BEGINS.format(does=fault))
     line = refused(far, far.hosts(4, node2={"python": python}), "--devices", "2")
     assert line.startswith("node2: ")
     assert "out of memory" in line or "Killed" in line

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tests.conftest import ASCENDRUN, wait_for
-from tests.integration.far import Far, nothing_left, whole
+from tests.conftest import ASCENDRUN, processes_below, wait_for
+from tests.integration.far import BEGINS, Far, nothing_left, whole
 from tests.integration.terminal import PASSPHRASE, at_terminal, locked_key
 
 
@@ -62,6 +64,21 @@ def test_a_killed_controller_is_taken_over_by_whoever_looks(far: Far) -> None:
     assert "r: succeeded" in done.stdout
     assert "killed once" in done.stdout
     whole(far.events())
+
+
+def test_a_launch_that_is_killed_halfway_leaves_a_run_that_can_be_found_and_stopped(far: Far) -> None:
+    # node2 never gets to what it is told, until the connection ends.
+    python = far.python_in_which(BEGINS.format(does="(sys.stdin.buffer.read(), os._exit(0))"))
+    hosts = far.hosts(2, node2={"python": python})
+    launch = far.cli.start("launch", "--hosts", hosts, "--name", "r", "--devices", "1", "--", *far.program(), "1000")
+    wait_for(lambda: far.bed.exec(far.bed.hosts[0], ["pgrep", "-f", "train.py"], check=False).stdout)
+    (apart,) = [pid for pid, words in processes_below(far.cli.folder).items() if pid != launch.pid]
+    os.kill(apart, signal.SIGKILL)
+    assert launch.wait(30) == 3
+    assert far.cli.status("r")["outcome"] in ("running", "stopped")
+    done = far.cli("attach", "r", code=1, timeout=60)
+    assert "r: stopped by the controller: node2 has no part of this run" in done.stdout
+    assert nothing_left(far.bed, far.before) == []
 
 
 def test_a_cut_line_delays_events_and_loses_none(far: Far) -> None:
