@@ -5,6 +5,8 @@
     follow FOLDER SEQ   the journal after event SEQ as it grows; a supervisor that was killed gets a successor
     files FOLDER        the regular files of a run, one a line
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
+    leftovers           the processes that earlier runs left here
+    end GRACE           end those of them whose pid and start standard input names; the pids that cannot be ended
 
 What cannot be done is said in the last line of standard error, with exit code 1. Standard library only.
 """
@@ -21,8 +23,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Optional
 
-from orchestrator.supervisor import machine, serving
-from orchestrator.supervisor.process import Place
+from orchestrator.supervisor import abandoned, machine, serving
+from orchestrator.supervisor.process import Identity, Place
 from orchestrator.supervisor.rundir import RunDir
 
 _LEAST_FREE_BYTES = 16 << 20
@@ -39,6 +41,12 @@ def main(words: "list[str]") -> int:
             serving.list_files(Path(rest[0]))
         elif command == "tail":
             serving.tail(Path(rest[0]), json.loads(sys.stdin.readline()))
+        elif command == "leftovers":
+            json.dump(abandoned.find(), sys.stdout)
+        elif command == "end":
+            json.dump(
+                sorted(abandoned.end([Identity(*one) for one in json.load(sys.stdin)], float(rest[0]))), sys.stdout
+            )
         else:
             sys.exit(__doc__)
     except serving.Refused as exc:

@@ -21,6 +21,7 @@ VERBS = {
     "attach": "Watch a run to its end.",
     "logs": "Print the logs of a run's ranks.",
     "stop": "End a run, and everything it started.",
+    "clean": "End what earlier runs left behind.",
     "eval": "Evaluate the checkpoints of a run.",
     "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",
     "predict": "Say what is on pictures.",

@@ -19,7 +19,7 @@ from typing import Any, Collection, Dict, Mapping, NoReturn, Optional, Sequence
 from orchestrator.supervisor.hostplan import ProcessPlan
 from orchestrator.supervisor.linux import become_subreaper, close_from, set_title
 from orchestrator.supervisor.masking import masked
-from orchestrator.supervisor.process import MARK, Identity, Place
+from orchestrator.supervisor.process import FOLDER, MARK, Identity, Place
 from orchestrator.supervisor.rundir import RunDir, write_atomically
 
 _DISK_RETRY_S = 1.0
@@ -77,7 +77,7 @@ def _spawn(run_dir: RunDir, plan: ProcessPlan, run_id: str, cpus: Collection[int
 
     *cpus* are those of a plan that names none.
     """
-    environment = {**os.environ, **plan.environment, MARK: run_id}
+    environment = {**os.environ, **plan.environment, MARK: run_id, FOLDER: str(run_dir.root)}
     for name in plan.unset:
         environment.pop(name, None)
     _write_env_log(run_dir.env_log(plan.folder), environment)

@@ -9,7 +9,9 @@ import socket
 import time
 from typing import Dict, Iterable, List, NamedTuple, Optional, Set
 
-MARK = "ASCENDRUN_RUN_ID"  # environment variable that every process of a run inherits
+# Environment variables that every process of a run inherits.
+MARK = "ASCENDRUN_RUN_ID"
+FOLDER = "ASCENDRUN_RUN_FOLDER"  # of the run on this host
 
 
 class Stat(NamedTuple):
