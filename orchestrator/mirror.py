@@ -15,6 +15,7 @@ from typing import Optional
 from orchestrator.errors import HostError, RunDirError
 from orchestrator.farhosts import FarHost, FarHosts
 from orchestrator.store import Run
+from orchestrator.supervisor.ownership import is_ours
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Frames, Transport
 
@@ -36,6 +37,8 @@ def bring(run: Run) -> "list[HostError]":
     far = FarHosts.of(run.run_dir)
     if far is None:
         return []
+    if not is_ours(run.run_dir):  # its record says what to dial, and what to run there or here
+        return [HostError(f"{run.run_dir.root} is another user's, or others can write to it: its hosts are not asked")]
     hosts = far.by_name()
     with far.connect() as fleet:
         told = fleet.each(lambda entry, transport: _bring_from(run, hosts[entry.name], transport))
@@ -49,7 +52,7 @@ def flowing(run: Run, paths: "Sequence[Path]") -> "Iterator[Callable[[], bool]]"
     A host that cannot be reached is left out: its files stay as they are.
     """
     far = FarHosts.of(run.run_dir)
-    if far is None:
+    if far is None or not is_ours(run.run_dir):
         yield lambda: False
         return
     threads: "list[threading.Thread]" = []

@@ -62,6 +62,11 @@ def may_adopt(run_dir: RunDir) -> bool:
         and not (last.place.boot != here.boot and last.place.is_same_machine(here))
     ):
         return False
+    return is_ours(run_dir)
+
+
+def is_ours(run_dir: RunDir) -> bool:
+    """Tell whether nobody but this user can have written what a run has us do, here and on its hosts."""
     try:
         acted_on = run_dir.hosts if run_dir.hosts.exists() else run_dir.host_plan
         facts = [os.stat(run_dir.root), os.lstat(acted_on), os.lstat(run_dir.processes)]

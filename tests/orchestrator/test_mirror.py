@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from orchestrator import mirror
 from orchestrator.errors import RunDirError
-from orchestrator.farhosts import FarHost
+from orchestrator.farhosts import FarHost, FarHosts
 from orchestrator.inventory import HostEntry
+from orchestrator.plan import RunPlan
+from orchestrator.store import Run
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.base import Completed, Stream
 from orchestrator.transport.local import Local
@@ -134,3 +136,20 @@ def test_what_flows_from_a_host_is_written_at_its_place_however_many_write_it(tm
 def test_what_was_not_asked_for_ends_the_flow_and_is_not_written(tmp_path: Path, said: bytes) -> None:
     mirror._flow(RunDir(tmp_path), HOST, SayingHost(said), ["t/log"])
     assert not list(tmp_path.rglob("*.json")) and not (tmp_path / "t/log").exists()
+
+
+@pytest.mark.parametrize("others_may", [0o020, 0o002])
+def test_hosts_that_others_could_have_written_down_are_not_asked(
+    tmp_path: Path, make_run_plan: "Callable[..., RunPlan]", others_may: int
+) -> None:
+    ran = tmp_path / "ran"
+    entry = HostEntry("here", "localhost", setup=(f"touch {ran}",))
+    run = Run(make_run_plan(), RunDir(tmp_path / "r"))
+    run.run_dir.root.mkdir(mode=0o755)
+    run.run_dir.make_folders([])
+    run.run_dir.hosts.write_text(FarHosts((FarHost(entry, "false", "/archive", "/r"),)).to_json())
+    assert mirror.bring(run) and ran.exists(), "our own is asked, and what its lines say is run"
+    ran.unlink()
+    run.run_dir.root.chmod(0o755 | others_may)
+    (error,) = mirror.bring(run)
+    assert "its hosts are not asked" in str(error) and not ran.exists()
