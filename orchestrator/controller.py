@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import queue
 import signal
@@ -25,6 +24,7 @@ from typing import Optional, Union
 
 from orchestrator.errors import AscendrunError, HostError
 from orchestrator.farhosts import FarHost, FarHosts, Line, NoRunError
+from orchestrator.hearsay import may_tell
 from orchestrator.store import Run
 from orchestrator.supervisor import events, ownership
 from orchestrator.supervisor.events import Event
@@ -37,7 +37,6 @@ from orchestrator.transport.fanout import Roads
 _SILENT_S = 10.0  # without even an empty line
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
 _LOOK_EVERY_S = 0.5
-_OURS = (events.HOST_STARTED, events.HOST_FINISHED, events.HOST_SILENT, events.HOST_BACK)  # that no host may tell
 _ENDS = (events.PROCESS_EXITED, events.PROCESS_LOST)
 
 
@@ -259,14 +258,7 @@ class Controller:
             text = line.hear(_SILENT_S)
             self._hear(Reached(one.far.name))
             event = Event.from_line(text) if text else None
-            if event is not None and _may_tell(one, event):
+            if event is not None and may_tell(event, one.far.name, one.ranks):
                 self._hear(event)
                 if event.kind == events.RUN_FINISHED:
                     return
-
-
-def _may_tell(one: _Followed, event: Event) -> bool:
-    """Tell whether an event can be one of that host: one in other hands shall not speak for the others."""
-    if event.host != one.far.name or event.kind in _OURS or not all(map(math.isfinite, (event.at, event.mono))):
-        return False
-    return event.rank is None or (type(event.rank) is int and event.rank in one.ranks)

@@ -27,14 +27,7 @@ MEETING_VARIABLES = (
     "MINDSPORE_HCCL_CONFIG_PATH",
 )
 # What a host's environment may set by hand, and the plan leaves as it is.
-HEEDED_VARIABLES = (
-    "PYTHONPATH",
-    "PYTHONUNBUFFERED",
-    "OMP_NUM_THREADS",
-    "ONEDNN_MAX_CPU_ISA",
-    "MS_COMPILER_CACHE_ENABLE",
-    "MS_COMPILER_CACHE_PATH",
-)
+HEEDED_VARIABLES = ("PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
 
 
@@ -246,8 +239,7 @@ def _ranks_of(
 
 def _import_path(code: str, spec: JobSpec, site: Site) -> str:
     """Return PYTHONPATH with *code* in front of what the job, or else the host, has there (as CANN does)."""
-    theirs = spec.environment.get("PYTHONPATH", site.environment.get("PYTHONPATH"))
-    return f"{code}:{theirs}" if theirs else code
+    return ":".join(filter(None, (code, spec.environment.get("PYTHONPATH", site.environment.get("PYTHONPATH")))))
 
 
 def plan_evaluation(

@@ -12,14 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import farside
-from orchestrator.controller import _Followed, _may_tell
 from orchestrator.errors import HostError
-from orchestrator.farhosts import FarHost
 from orchestrator.farlaunch import Looked, _host, _refuse_unlike
 from orchestrator.inventory import Device, Host, HostEntry
 from orchestrator.jobspec import JobSpec
 from orchestrator.plan import Ports, Site, make_plan
-from orchestrator.supervisor.events import Event
 from orchestrator.supervisor.rundir import RunDir
 
 FACTS = farside.look({"folder": "/nowhere/r", "modules": ["pytest"], "ports": 2, "program": "sh"})
@@ -114,26 +111,3 @@ def test_the_code_that_came_along_goes_before_what_a_host_imports_from(
     variables = plan.ranks[0].process.environment
     assert variables["PYTHONPATH"] == path
     assert "OMP_NUM_THREADS" not in variables, "what `setup:` sets by hand stays as it is"
-
-
-@pytest.mark.parametrize(
-    ("change", "heard"),
-    [
-        ({}, True),
-        ({"rank": None}, True),
-        ({"rank": 0}, False),  # another host's
-        ({"rank": True}, False),
-        ({"rank": [3]}, False),
-        ({"rank": "3"}, False),
-        ({"host": "node1"}, False),
-        ({"kind": "host_silent"}, False),
-        ({"kind": "host_finished"}, False),
-        ({"at": float("inf")}, False),
-        ({"mono": float("nan")}, False),
-        ({"kind": "of a newer supervisor"}, True),
-    ],
-)
-def test_a_host_tells_of_itself_and_its_own_ranks_only(change: "dict[str, Any]", heard: bool) -> None:
-    one = _Followed(FarHost(HostEntry("node2", "node2"), "python3", "/archive", "/r"), frozenset({3, 4}))
-    event = Event(**{"seq": 1, "at": 1.0, "mono": 1.0, "kind": "process_exited", "host": "node2", "rank": 3, **change})
-    assert _may_tell(one, event) is heard
