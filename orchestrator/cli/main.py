@@ -20,6 +20,7 @@ VERBS = {
     "status": "Show the recent runs, or how one run is doing.",
     "attach": "Watch a run to its end.",
     "logs": "Print the logs of a run's ranks.",
+    "explain": "Say why a job failed, by its logs.",
     "stop": "End a run, and everything it started.",
     "clean": "End what earlier runs left behind.",
     "eval": "Evaluate the checkpoints of a run.",
