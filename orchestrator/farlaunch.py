@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Optional, TypeVar, cast
+from typing import Any, Optional, TypeVar, Union, cast
 
 from orchestrator import addresses, bundle, controller, farside, launch, ranktables
 from orchestrator.errors import AscendrunError, HostError, RunDirError, SpecError
@@ -126,6 +126,8 @@ def _launch(
         controlling = controller.Controller.of(run.run_dir, fleet.roads)
         assert controlling is not None, "the folder is new"
         lines = _begin(fleet, far, plan, looked)
+    except LeftError:
+        raise
     except BaseException as exc:
         store.forget(name, run.run_dir.root)
         if isinstance(exc, OSError):
@@ -343,16 +345,27 @@ def _begin(fleet: Fleet, far: FarHosts, plan: RunPlan, looked: "Sequence[Looked]
 
     begun = fleet.each(begin)
     if any(isinstance(one, HostError) for one in begun.values()):
-        _undo(fleet, hosts)
+        undone = _undo(fleet, hosts, plan.run_id)
+        lost = [name for name, one in undone.items() if isinstance(one, HostError)]
+        if lost:
+            why = next(one for one in begun.values() if isinstance(one, HostError))
+            raise LeftError(f"{why}; {', '.join(lost)} may run on: `ascendrun stop {plan.name}` ends that")
     _raise_first(begun.values())
     return lines
 
 
-def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
-    """End what was started, wait until it has, and remove it. A host that is lost meanwhile is left as it is."""
+class LeftError(HostError):
+    """A launch failed, and something of it may run on."""
+
+
+def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]", run_id: str) -> "dict[str, Union[HostError, None]]":
+    """End what was started, wait until it has, and remove it; return why some hosts could not be asked."""
 
     def stop(entry: HostEntry, transport: Transport) -> None:
         host = hosts[entry.name]
+        # Another launch may have taken the folder meanwhile, and be the reason why we failed.
+        if transport.run(["grep", "-qF", f'"{run_id}"', str(RunDir(Path(host.root)).host_plan)]).code != 0:
+            return
         host.stop(transport, 0.0, "a launch that failed on another host")
         with host.follow(transport, 0) as line:
             while True:
@@ -361,4 +374,4 @@ def _undo(fleet: Fleet, hosts: "Mapping[str, FarHost]") -> None:
                     break
         transport.run(["rm", "-rf", "--", host.root])
 
-    fleet.each(stop)
+    return fleet.each(stop)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import wait_for
 from tests.integration.far import BEGINS, Far, nothing_left
 
 FULL = "/srv/full"
@@ -140,6 +141,28 @@ def test_a_folder_that_cannot_be_written(far: Far) -> None:
         assert "Read-only file system" in line
     finally:
         far.bed.exec(host, ["sh", "-c", f"umount {FULL}; rmdir {FULL}"])
+
+
+def test_a_run_of_somebody_else_that_took_the_folder_meanwhile_is_left_alone(far: Far) -> None:
+    foreign = "mkdir /srv/work/r && echo foreign > /srv/work/r/host_plan.json"
+    python = far.python_in_which(BEGINS.format(does=f"(os.system('{foreign}'), os.mkdir('/srv/work/r'))"))
+    done = far.cli("launch", "--hosts", far.hosts(2, node2={"python": python}), "--name", "r", "--", "true", code=3)
+    assert done.stderr == "ascendrun: node2: /srv/work/r: File exists\n"
+    there = [far.bed.exec(host, ["find", "/srv/work/r", "-type", "f"], check=False) for host in far.bed.hosts[:2]]
+    assert [one.stdout for one in there] == ["", "/srv/work/r/host_plan.json\n"]
+
+
+def test_a_host_that_is_lost_while_the_launch_is_undone_is_named_and_the_run_can_be_stopped(far: Far) -> None:
+    # node2 fails a while after node1 has begun and its connection has broken.
+    python = far.python_in_which(BEGINS.format(does="(os.system('sleep 2'), sys.exit('out of memory'))"))
+    words = ["--hosts", far.hosts(2, node2={"python": python}), "--name", "r", "--devices", "1", "--", *far.program()]
+    launch = far.cli.start("launch", *words, "1000")
+    wait_for(lambda: far.bed.exec(far.bed.hosts[0], ["pgrep", "-f", "train.py"], check=False).stdout)
+    far.bed.exec(far.bed.hosts[0], ["pkill", "-f", "^sshd: root"])
+    _, said = launch.communicate(timeout=120)
+    assert launch.returncode == 3
+    assert said == "ascendrun: node2: out of memory; node1 may run on: `ascendrun stop r` ends that\n"
+    assert far.cli("stop", "r", timeout=60).stdout == "r: stopped by ascendrun stop\n"
 
 
 @pytest.mark.parametrize("fault", ["sys.exit('out of memory')", "os.kill(os.getpid(), 9)"])
