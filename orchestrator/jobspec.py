@@ -82,6 +82,7 @@ class JobSpec:
     log_patterns: Optional[tuple[str, ...]] = None  # None: MindSpore's own lines
     compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
     grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL
+    hang_after: Optional[float] = None  # s of silence after which a rank hangs; 0: never; None: learned from the run
 
     __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
@@ -99,6 +100,8 @@ class JobSpec:
         _one_of("rendezvous", self.rendezvous, RENDEZVOUS)
         if not 0 <= self.grace_s <= 86_400:
             raise SpecError(f"grace_s {self.grace_s}: give seconds from 0 to 86400")
+        if self.hang_after is not None and not 0 <= self.hang_after <= 604_800:
+            raise SpecError(f"hang_after {self.hang_after}: give seconds from 0 (never) to 604800")
         for pattern in self.log_patterns or ():
             try:
                 groups = re.compile(pattern).groupindex

@@ -13,6 +13,7 @@ from orchestrator.supervisor.hostplan import SCHEDULER, HostPlan, ProcessPlan
 from orchestrator.supervisor.masking import MASK
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
 from orchestrator.supervisor.rundir import RunDir
+from orchestrator.tuning import share_cpus, tuned
 
 # MindSpore's scheduler needs no line of the user's script (msrun runs the script once more for it).
 _SCHEDULER_PROGRAM = "from mindspore.communication import init; init()"
@@ -68,7 +69,10 @@ class RunPlan:
             processes += (self.scheduler,)
         patterns = self.spec.log_patterns if self.spec.log_patterns is not None else MINDSPORE_PATTERNS
         on_demand = self.scheduler_on_demand if host == first else None
-        return HostPlan(self.run_id, host, processes, self.spec.grace_s, patterns, on_demand)
+        elsewhere = any(rank.host != host for rank in self.ranks)
+        return HostPlan(
+            self.run_id, host, processes, self.spec.grace_s, patterns, on_demand, self.spec.hang_after, elsewhere
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -196,9 +200,9 @@ def _ranks_of(
 ) -> "Iterator[Rank]":
     """Yield the ranks of one site, numbered from *first_rank*."""
     host, here = site.host, len(site.devices)
-    shares = _share_cpus(host.cpus, here)
+    shares = share_cpus(host.cpus, here)
     threads = max(1, len(host.cpus) // here)
-    tuning = _tuning(host, site.environment, threads=threads, compile_cache=compile_cache)
+    tuning = tuned(host, site.environment, threads=threads, compile_cache=compile_cache)
     for local_rank, device in enumerate(site.devices):
         rank_id = first_rank + local_rank
         folder = "train" if size == 1 else f"train_parallel{rank_id}"
@@ -296,7 +300,7 @@ def lone_variables(
     *environment* is the one that it inherits.
     """
     return {
-        **_tuning(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
+        **tuned(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
         "RANK_ID": "0",
         "RANK_SIZE": "1",
         "DEVICE_ID": str(device_id),
@@ -372,29 +376,3 @@ def _cluster_meeting(host: Host, ports: Ports, size: int, rank_id: Optional[int]
 def _table_meeting(run_dir: RunDir) -> "dict[str, str]":
     """Return where MindSpore finds the rank table; the second name is that of its first versions."""
     return {"RANK_TABLE_FILE": str(run_dir.rank_table), "MINDSPORE_HCCL_CONFIG_PATH": str(run_dir.rank_table)}
-
-
-def _share_cpus(cpus: Sequence[int], size: int) -> "tuple[tuple[int, ...], ...]":
-    """Return *size* equal runs of CPUs; nothing where a rank would get fewer than two.
-
-    A rank on a single CPU is left free to move and only limited in threads: MindSpore's cluster client, confined to
-    one, misses its own 40 ms limit again and again, and takes up to 80 s to join instead of 5.
-    """
-    each = len(cpus) // size
-    if each < 2:
-        return ()
-    return tuple(tuple(cpus[rank * each : (rank + 1) * each]) for rank in range(size))
-
-
-def _tuning(
-    host: Host, environment: Mapping[str, str], *, threads: int, compile_cache: Optional[str]
-) -> "dict[str, str]":
-    """Return the variables that make ranks fast beside one another; what the user has set is left out."""
-    variables = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
-    if host.backend == "cpu" and "avx512f" in host.cpu_flags:
-        # oneDNN in MindSpore 2.x falls to its reference convolution with AVX-512: 5 times slower than with AVX2.
-        variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
-    if compile_cache is not None:
-        variables["MS_COMPILER_CACHE_ENABLE"] = "1"
-        variables["MS_COMPILER_CACHE_PATH"] = compile_cache
-    return {name: value for name, value in variables.items() if name not in environment}

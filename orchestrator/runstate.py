@@ -280,7 +280,7 @@ def _stopping(state: RunState, event: Event) -> RunState:
         stopping=True,
         stopped_by=event.data.get("by"),
         stops={event.host: event.mono, **state.stops},
-        signals_sent=(signal.SIGTERM,),
+        signals_sent=(signal.SIGTERM, *((signal.SIGABRT,) if event.data.get("aborted") else ())),
     )
 
 

@@ -23,7 +23,8 @@ LAYERS = {
               "orchestrator.hostfiles"],
     "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.hearsay",
                    "orchestrator.policy",
-                   "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict"],
+                   "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
+                   "orchestrator.tuning"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
               "orchestrator.bundle", "orchestrator.farside", "orchestrator.jobfiles", "orchestrator.textfiles",
               "orchestrator.datasets", "orchestrator.records", "orchestrator.download", "orchestrator.unpack"],
@@ -52,7 +53,7 @@ PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", 
         "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
         "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
         "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml", "orchestrator.hostfiles", "orchestrator.clues",
-        "orchestrator.verdict"]  # fmt: skip
+        "orchestrator.verdict", "orchestrator.tuning"]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",
                   "shutil", "glob", "io", "threading", "asyncio", "urllib", "http", "psutil", "logging"}  # fmt: skip
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional
 
@@ -71,6 +72,12 @@ class WithProgram(click.Command):
 @reaching.hosts
 @reaching.host
 @reaching.way
+@click.option(
+    "--hang-after",
+    type=click.FloatRange(0, 604_800),
+    metavar="SECONDS",
+    help="End the run when its ranks are silent for so long; 0: never. Learned from the run if left away.",
+)
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")
@@ -86,6 +93,7 @@ def command(
     run_dir: str,
     hosts: Optional[str],
     targets: "tuple[str, ...]",
+    hang_after: Optional[float],
     ssh_config: Optional[Path],
     accept_new_host_keys: bool,
     **options: Any,
@@ -101,6 +109,8 @@ def command(
       ascendrun launch --devices 8 -- python my_train.py --lr 0.1
     """
     spec = _job(job, ctx.meta.get("program")).with_settings(settings)
+    if hang_after is not None:
+        spec = replace(spec, hang_after=hang_after)
     request = launch.LaunchRequest(run_dir=run_dir, command_line=("ascendrun", *sys.argv[1:]), **options)
     far = bool(hosts or targets)
     if far and dry_run:
@@ -135,7 +145,7 @@ def command(
     if as_json:
         output.print_json(output.run_as_json(run, state))
     else:
-        output.show_run(run, state)
+        attach.show_end(run, state)
     return attach.exit_code(state, interrupts)
 
 

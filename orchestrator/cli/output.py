@@ -245,7 +245,7 @@ def show_failure(run: Run, state: RunState) -> None:
     found = verdict(state)
     if found is None or state.outcome is not Outcome.FAILED:
         return
-    click.echo(f"cause: {found.cause.value}, {_confidence(found)}: {plain(found.sentence)}")
+    click.echo(f"verdict: {found.cause.value}, {_confidence(found)}: {plain(found.sentence)}")
     for line in found.evidence:
         click.echo(f"  because {plain(line)}")
     shown = found.rank if found.rank is not None else state.first_failure

@@ -50,6 +50,8 @@ class HostPlan:
     log_patterns: Tuple[str, ...] = ()  # for programs that write no progress file
     # Start the scheduler only when a rank connects to its port: a program that never asks needs none.
     scheduler_on_demand: Optional[Tuple[str, int]] = None
+    hang_after_s: Optional[float] = None  # of silence; 0: never; None: as learned from the run
+    ranks_elsewhere: bool = False  # other hosts have ranks of this run too
 
     @property
     def scheduler(self) -> Optional[ProcessPlan]:
@@ -75,4 +77,6 @@ class HostPlan:
             fields["grace_s"],
             tuple(fields["log_patterns"]),
             (on_demand[0], on_demand[1]) if on_demand else None,
+            fields.get("hang_after_s"),
+            fields.get("ranks_elsewhere", False),
         )

@@ -8,47 +8,22 @@ import os
 import signal
 import socket
 import time
-from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Set
+from typing import Any, Collection, Dict, List, Optional, Set
 
 from orchestrator.supervisor import events
-from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
+from orchestrator.supervisor.hostplan import HostPlan
 from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.keeper import start_keeper
 from orchestrator.supervisor.linux import Watcher
-from orchestrator.supervisor.process import (
-    Identity,
-    Place,
-    send_signal,
-)
-from orchestrator.supervisor.progress import last_lines
+from orchestrator.supervisor.machine import listen
+from orchestrator.supervisor.process import Identity, Place
+from orchestrator.supervisor.progress import last_lines, telling_lines
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.supervisor.sweep import leftovers, sweep
-from orchestrator.supervisor.telemetry import Telemetry
+from orchestrator.supervisor.watched import Intent, Stop, Watched
+from orchestrator.supervisor.watching import Watching
 
 TICK_S = 1.0
-
-
-@dataclass
-class Watched:
-    """A process of the plan as it is now."""
-
-    plan: ProcessPlan
-    identity: Optional[Identity] = None  # None: not started yet
-    keeper: Optional[Identity] = None
-    ended: bool = False
-
-    def is_running(self) -> bool:
-        return self.identity is not None and not self.ended
-
-
-@dataclass
-class Stop:
-    """All processes are being ended."""
-
-    grace_s: float
-    deadline: float  # monotonic; SIGKILL follows
-    killed: bool = False
 
 
 class Supervisor:
@@ -59,6 +34,7 @@ class Supervisor:
         self.plan = plan
         self.journal = journal
         self.processes = [Watched(process) for process in plan.processes]
+        self.intent: Optional[Intent] = None
         self.stop: Optional[Stop] = None
         self._here = Place.here()
         self._terminated = False
@@ -67,7 +43,7 @@ class Supervisor:
         self._watcher = Watcher()
         self._started_at = time.monotonic()
         self._next_tick = self._started_at + TICK_S
-        self.telemetry = Telemetry(run_dir, plan, journal)
+        self.watching = Watching(run_dir, plan, journal)
 
     # ── the life of a run ──────────────────────────────────────────────────────────────────────────
 
@@ -83,7 +59,7 @@ class Supervisor:
             self._adopt()
             return
         if self.plan.scheduler_on_demand:
-            self._listener = _listen(self.plan.scheduler_on_demand)
+            self._listener = listen(self.plan.scheduler_on_demand)
         self.journal.append(events.RUN_STARTED, {"pid": os.getpid()})
         gc.freeze()  # keepers share our pages for as long as nobody writes to them
         on_demand = self.plan.scheduler_on_demand is not None
@@ -94,15 +70,18 @@ class Supervisor:
         while True:
             self._note_starts_and_ends()
             self._heed_requests()
+            if self.intent is not None and self.watching.stacks_taken():
+                self._carry_out(self.intent)
             self._advance_stop()
             if time.monotonic() >= self._next_tick:
                 self._tick()
-            if all(not watched.is_running() and self._is_settled(watched) for watched in self.processes):
+            settled = all(not watched.is_running() and self._is_settled(watched) for watched in self.processes)
+            if settled and self.intent is None:
                 break
             self._wait()
         self._sweep()
-        self.telemetry.read()
-        self.telemetry.write()
+        self.watching.telemetry.read()
+        self.watching.telemetry.write()
         self.journal.append(events.RUN_FINISHED)
         while not self.journal.flush():
             self._watcher.wait(TICK_S)  # the disk is full: the end of the run must still be told
@@ -122,14 +101,18 @@ class Supervisor:
         now = time.monotonic()
         self._next_tick = now + TICK_S
         self._note_losses()
-        self.telemetry.tick(
-            {
-                watched.plan.rank: watched.identity
-                for watched in self.processes
-                if watched.plan.rank is not None and watched.identity is not None and not watched.ended
-            }
-        )
+        hanging = self.watching.tick(self._running_ranks())
+        if hanging and not self._is_ending():
+            self.watching.tell_hangs(hanging)
+            self._intend(Intent("hang", self.plan.grace_s, hanging[0].rank))
         self.journal.flush()
+
+    def _running_ranks(self) -> Dict[int, Identity]:
+        return {
+            watched.plan.rank: watched.identity
+            for watched in self.processes
+            if watched.plan.rank is not None and watched.identity is not None and not watched.ended
+        }
 
     # ── starting ───────────────────────────────────────────────────────────────────────────────────
 
@@ -185,7 +168,7 @@ class Supervisor:
         scheduler = self.plan.scheduler
         if self.plan.scheduler_on_demand and scheduler and not self.run_dir.started(scheduler.name).exists():
             try:
-                self._listener = _listen(self.plan.scheduler_on_demand)
+                self._listener = listen(self.plan.scheduler_on_demand)
             except OSError:
                 self._listener = None  # somebody took the port meanwhile: no reason to abandon the ranks
         self._note_starts_and_ends()
@@ -193,6 +176,8 @@ class Supervisor:
         stopping = [event for event in past if event.kind == events.STOPPING]
         if stopping and self.stop is None:
             self._begin_stop(float(stopping[-1].data.get("grace_s", self.plan.grace_s)))
+        elif self.stop is None and any(event.kind == events.HANG for event in past):
+            self._intend(Intent("hang", self.plan.grace_s))  # the one before us was killed over it
 
     # ── noticing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -203,15 +188,10 @@ class Supervisor:
         return watched.plan.rank is None and watched.keeper is None  # a scheduler that nobody asked for
 
     def _learn_identity(self, watched: Watched) -> bool:
-        try:
-            facts = json.loads(self.run_dir.started(watched.plan.name).read_bytes())
-            if Place(*facts["place"]) != self._here:
-                return False  # of an earlier boot: those numbers mean other processes now
-            watched.identity = Identity(facts["pid"], facts["start_ticks"])
-            watched.keeper = Identity(facts["keeper_pid"], facts["keeper_start_ticks"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        return True
+        known = watched.learn_identity(self.run_dir, self._here)
+        if known and watched.plan.rank is not None and watched.identity is not None:
+            self.watching.started(watched.plan.rank, watched.identity)
+        return known
 
     def _note_starts_and_ends(self) -> None:
         endings = []
@@ -220,7 +200,7 @@ class Supervisor:
                 continue
             if watched.identity is None and self._learn_identity(watched):
                 self._tell_start(watched)
-            ending = self._read_ending(watched)
+            ending = watched.read_ending(self.run_dir)
             if ending is not None:
                 endings.append((watched, ending))
         # Several may have ended since the last look: the first of them is the one that the others fell over.
@@ -229,7 +209,7 @@ class Supervisor:
             self._tell_end(watched, ending)
         ranks_ended = all(watched.ended for watched in self.processes if watched.plan.rank is not None)
         scheduler_left = any(watched.is_running() for watched in self.processes)
-        if ranks_ended and scheduler_left and self.stop is None:
+        if ranks_ended and scheduler_left and not self._is_ending():
             self._begin_stop(self.plan.grace_s)  # it has no one left to serve
 
     def _tell_start(self, watched: Watched) -> None:
@@ -240,28 +220,34 @@ class Supervisor:
             rank=watched.plan.rank,
         )
         if self.stop is not None:  # it slipped in while all others were told to end
-            self._signal(watched, signal.SIGKILL if self.stop.killed else signal.SIGTERM)
-
-    def _read_ending(self, watched: Watched) -> Optional[Dict[str, Any]]:
-        try:
-            ending = json.loads(self.run_dir.exited(watched.plan.name).read_bytes())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError):
-            return {"code": None, "signal": None, "error": "the record of its end cannot be read"}
-        return ending if isinstance(ending, dict) else {"code": None, "signal": None, "error": "its record is damaged"}
+            watched.signal(signal.SIGKILL if self.stop.killed else signal.SIGTERM)
 
     def _tell_end(self, watched: Watched, ending: Dict[str, Any]) -> None:
         rank = watched.plan.rank
         if rank is not None:
-            self.telemetry.read_to_end(rank)
-            self.telemetry.write()
+            by_us = self.stop is not None and self.stop.killed
+            self.watching.ended(rank, watched.identity, ending, by_us=by_us)
         data = {"process": watched.plan.name, **ending}
         if ending.get("code") != 0:
-            data["tail"] = last_lines(self.run_dir.log(watched.plan.folder, watched.plan.log))
+            data.update(self._last_words(watched))
         self.journal.append(events.PROCESS_EXITED, data, rank=rank)
-        if rank is not None and ending.get("code") != 0 and self.stop is None:
-            self._tell_stopping("rank_failed", self.plan.grace_s, rank=rank)
+        if ending.get("code") == 0 or self._is_ending():
+            return
+        if rank is not None:
+            self._rank_failed(rank)
+        elif not any(one.ended for one in self.processes if one.plan.rank is not None):
+            self._intend(Intent("scheduler_failed", self.plan.grace_s))  # no rank lives long without it
+
+    def _last_words(self, watched: Watched) -> Dict[str, Any]:
+        log = self.run_dir.log(watched.plan.folder, watched.plan.log)
+        return {"tail": last_lines(log), "errors": telling_lines(log)}
+
+    def _rank_failed(self, rank: int) -> None:
+        intent = Intent("rank_failed", self.plan.grace_s, rank)
+        if self.watching.peers_waited():
+            self._intend(intent)  # it may have waited in vain for one that runs
+        else:
+            self._tell_stopping(intent)
 
     def _note_losses(self) -> None:
         """Find processes that ended although their keeper could not say how (it was killed as well)."""
@@ -276,18 +262,15 @@ class Supervisor:
                 watched.ended = True
                 self.journal.append(
                     events.PROCESS_LOST,
-                    {
-                        "process": watched.plan.name,
-                        "tail": last_lines(self.run_dir.log(watched.plan.folder, watched.plan.log)),
-                    },
+                    {"process": watched.plan.name, **self._last_words(watched)},
                     rank=watched.plan.rank,
                 )
-                if watched.plan.rank is not None and self.stop is None:
-                    self._tell_stopping("rank_failed", self.plan.grace_s, rank=watched.plan.rank)
+                if watched.plan.rank is not None and not self._is_ending():
+                    self._rank_failed(watched.plan.rank)
 
     def _heed_requests(self) -> None:
-        if self._terminated and self.stop is None:
-            self._tell_stopping("requested", self.plan.grace_s, by="SIGTERM to the supervisor")
+        if self._terminated and not self._is_ending():
+            self._tell_stopping(Intent("requested", self.plan.grace_s, by="SIGTERM to the supervisor"))
         try:
             request = json.loads(self.run_dir.stop_request.read_bytes())
             grace_s = float(request["grace_s"])
@@ -295,32 +278,55 @@ class Supervisor:
             return
         except (OSError, ValueError, KeyError, TypeError):
             grace_s, request = self.plan.grace_s, {}
-        if self.stop is None:
-            self._tell_stopping("requested", grace_s, by=str(request.get("by", "unknown")))
+        if self.intent is not None:
+            if grace_s < self.intent.grace_s:  # somebody has no time for stacks
+                self.intent.grace_s = grace_s
+                self._carry_out(self.intent)
+        elif self.stop is None:
+            intent = Intent("requested", grace_s, by=str(request.get("by", "unknown")))
+            if request.get("stacks"):
+                self._intend(intent)
+            else:
+                self._tell_stopping(intent)
         elif grace_s < self.stop.grace_s:  # a second request may shorten the grace, never lengthen it
             self.stop.grace_s = grace_s
             self.stop.deadline = min(self.stop.deadline, time.monotonic() + grace_s)
 
     # ── stopping ───────────────────────────────────────────────────────────────────────────────────
 
-    def _tell_stopping(
-        self, cause: str, grace_s: float, *, rank: Optional[int] = None, by: Optional[str] = None
-    ) -> None:
-        data: Dict[str, Any] = {"cause": cause, "grace_s": grace_s}
-        if by is not None:
-            data["by"] = by
-        self.journal.append(events.STOPPING, data, rank=rank)
-        self._begin_stop(grace_s)
+    def _is_ending(self) -> bool:
+        return self.stop is not None or self.intent is not None
 
-    def _begin_stop(self, grace_s: float) -> None:
+    def _intend(self, intent: Intent) -> None:
+        """End all ranks once their stacks are taken."""
+        self.intent = intent
+        self.watching.begin_stacks(self._running_ranks())
+
+    def _carry_out(self, intent: Intent) -> None:
+        self.intent = None
+        unknown = self.watching.tell_stacks()
+        intent.aborted = unknown if intent.cause == "hang" else []
+        self._tell_stopping(intent)
+
+    def _tell_stopping(self, intent: Intent) -> None:
+        data: Dict[str, Any] = {"cause": intent.cause, "grace_s": intent.grace_s}
+        data.update({"by": intent.by} if intent.by is not None else {})
+        data.update({"aborted": intent.aborted} if intent.aborted else {})
+        self.journal.append(events.STOPPING, data, rank=intent.rank)
+        for rank, identity in self._running_ranks().items():
+            if rank in intent.aborted:
+                self.watching.abort(rank, identity)
+        self._begin_stop(intent.grace_s, intent.aborted)
+
+    def _begin_stop(self, grace_s: float, aborted: Collection[int] = ()) -> None:
         self.stop = Stop(grace_s, time.monotonic() + grace_s)
         if self._listener is not None:
             self._listener.close()
             self._listener = None
         for watched in self.processes:
-            if watched.is_running() and watched.identity is not None:
-                self._signal(watched, signal.SIGTERM)
-                self._signal(watched, signal.SIGCONT)  # a stopped process cannot end
+            if watched.is_running() and watched.plan.rank not in aborted:
+                watched.signal(signal.SIGTERM)
+                watched.signal(signal.SIGCONT)  # a stopped process cannot end
 
     def _advance_stop(self) -> None:
         if self.stop is None or self.stop.killed or time.monotonic() < self.stop.deadline:
@@ -330,12 +336,7 @@ class Supervisor:
         if running:
             self.journal.append(events.KILLING, {"processes": [watched.plan.name for watched in running]})
         for watched in running:
-            self._signal(watched, signal.SIGKILL)
-
-    def _signal(self, watched: Watched, number: int) -> None:
-        """Signal the process group of a process, unless its leader is gone and the number may be another's."""
-        if watched.identity is not None and watched.identity.is_alive():
-            send_signal(watched.identity.pid, number, group=True)
+            watched.signal(signal.SIGKILL)
 
     def _sweep(self) -> None:
         keepers = {watched.keeper.pid for watched in self.processes if watched.keeper and watched.keeper.is_alive()}
@@ -352,19 +353,6 @@ class Supervisor:
         left = sweep(find, lambda: unasked if self.stop is None else min(unasked, self.stop.deadline))
         if left:
             self.journal.append(events.UNKILLABLE, {"pids": sorted(left)})
-
-
-def _listen(address: "tuple[str, int]") -> socket.socket:
-    listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(128)
-        listener.setblocking(False)
-    except OSError:
-        listener.close()
-        raise
-    return listener
 
 
 def _reap(number: int, frame: object) -> None:

@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import sys
-from typing import List
+from typing import List, Tuple
 
 
 def cpu_flags() -> List[str]:
@@ -37,6 +37,20 @@ def free_ports(count: int, address: str) -> List[int]:
     finally:
         for one in sockets:
             one.close()
+
+
+def listen(address: "Tuple[str, int]") -> socket.socket:
+    """Return a socket that waits for connections to *address*. Raises OSError where that is taken."""
+    listener = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def find_packages() -> None:

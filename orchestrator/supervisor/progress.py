@@ -21,7 +21,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO, Dict, List, Optional, Sequence, Tuple
+from typing import Any, BinaryIO, Dict, List, Mapping, Optional, Sequence, Tuple
 
 # The lines of MindSpore's LossMonitor and TimeMonitor, in the spellings found in its model zoo.
 MINDSPORE_PATTERNS = (
@@ -104,6 +104,8 @@ class RankProgress:
         self._patterns = patterns
         self._tells = False  # has written a progress line: its log need not be read
         self.step: Dict[str, Any] = {}
+        self.phase: Optional[str] = None  # what it says it does; None: it makes steps, or has said nothing yet
+        self.nan: Optional[Dict[str, Any]] = None  # the first step whose loss is no number
 
     @property
     def more(self) -> bool:
@@ -121,8 +123,12 @@ class RankProgress:
             self._tells = True
             if fact["kind"] == "step":
                 self.step = {key: value for key, value in fact.items() if key != "kind"}
+                self.phase = None
+                self._note_nan(self.step)
                 changed = True
             else:
+                if fact["kind"] == "phase":
+                    self.phase = fact.get("phase")
                 facts.append(fact)
         if not self._tells and self._patterns:
             changed = self._read_log() or changed
@@ -135,9 +141,15 @@ class RankProgress:
                 match = re.search(pattern, line[:_MAX_LINE])  # compiled at its first use, then from re's cache
                 if match:
                     found.update(_fields(match))
+                    self._note_nan({**self.step, **found})
         if found:
             self.step = {**self.step, **found}
         return bool(found)
+
+    def _note_nan(self, step: Mapping[str, Any]) -> None:
+        """Keep *step* if it is the first whose loss is no number; of one that was skipped the loss does not matter."""
+        if self.nan is None and "loss" in step and step["loss"] is None and not step.get("skipped"):
+            self.nan = {key: step.get(key) for key in ("epoch", "step")}
 
 
 def _parse(line: bytes) -> Optional[Dict[str, Any]]:
@@ -191,3 +203,21 @@ def last_lines(path: Path, count: int = 20, most_bytes: int = 8192) -> List[str]
     if size > most_bytes and len(lines) > 1:
         lines = lines[1:]  # its beginning was cut off
     return [line.decode("utf-8", "replace") for line in lines[-count:]]
+
+
+# What tells of an error, in the words of Python, of MindSpore's and CANN's logs, and of C++.
+_TELLING = re.compile(
+    rb"^(?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit)\b|^\[(?:ERROR|CRITICAL)\]|^Fatal |terminate called"
+    rb"|Launch kernel failed|Callback on exception|\bEI?\d{4}\b|No space left on device|out of memory|already in use"
+)
+
+
+def telling_lines(path: Path, count: int = 12, most_bytes: int = 1 << 18) -> List[str]:
+    """Return the last lines of a log that tell of an error, however many others follow them; cut to 400 characters."""
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - most_bytes))
+            lines = file.read(most_bytes).split(b"\n")
+    except OSError:
+        return []
+    return [line[:400].decode("utf-8", "replace") for line in lines if _TELLING.search(line[:_MAX_LINE])][-count:]

@@ -21,7 +21,7 @@ class RunDir:
     supervisor.log
     processes/             what the keepers write: rank-3.started.json, rank-3.exited.json
     requests/              what others ask of the supervisor: stop.json
-    train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl
+    train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl, and stack.txt of one that hung
     scheduler/             the same for MindSpore's scheduler process
     hosts/NAME/            brought here from a far host: its journal, what its supervisor logged
     code/                  the user's program, on a host that does not share its folder
@@ -104,6 +104,9 @@ class RunDir:
 
     def progress(self, folder: str) -> Path:
         return self.root / folder / "progress.jsonl"
+
+    def stack(self, folder: str) -> Path:
+        return self.root / folder / "stack.txt"
 
     def make_folders(self, work_folders: "list[str]") -> None:
         """Make the folders of a new run below an existing root. Raises OSError."""

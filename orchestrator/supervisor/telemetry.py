@@ -37,9 +37,35 @@ class Telemetry:
         self._figures: Optional[Figures] = None  # made when the ranks are up: psutil takes its time
         self._latest: Dict[int, Dict[str, Any]] = {}
         self._changed: Set[int] = set()
+        self._news: Set[int] = set()
         self._begun = time.monotonic()
         self._next_write = self._begun
         self._next_sample = self._begun
+
+    # ── what is known of a rank ────────────────────────────────────────────────────────────────────
+
+    def take_news(self, rank: int) -> bool:
+        """Tell whether *rank* told anything since this was asked last."""
+        news = rank in self._news
+        self._news.discard(rank)
+        return news
+
+    def step(self, rank: int) -> Mapping[str, Any]:
+        """Return the newest step of *rank*; empty where it told none."""
+        return self._progress[rank].step
+
+    def phase(self, rank: int) -> Optional[str]:
+        return self._progress[rank].phase
+
+    def cpu_percent(self, rank: int) -> Optional[float]:
+        """Return the newest figure, 100 for one core; None while there is none."""
+        return self._latest.get(rank, {}).get("cpu_percent")
+
+    def nan_losses(self) -> "Dict[int, Dict[str, Any]]":
+        """Return where each rank told its first loss that is no number."""
+        return {rank: one.nan for rank, one in self._progress.items() if one.nan is not None}
+
+    # ── reading and telling ────────────────────────────────────────────────────────────────────────
 
     def tick(self, running: Mapping[int, Identity]) -> None:
         """Look at everything; *running* names the top process of each rank that runs."""
@@ -67,6 +93,8 @@ class Telemetry:
 
     def _read(self, rank: int) -> None:
         changed, facts = self._progress[rank].read()
+        if changed or facts:
+            self._news.add(rank)
         if changed:
             self._latest.setdefault(rank, {}).update(self._progress[rank].step)
             self._changed.add(rank)

@@ -59,6 +59,7 @@ def test_every_rank_gets_the_variables_of_rank_table_dynamic_cluster_and_torchru
         "ASCENDRUN_WORK_FOLDER": "/runs/run-1/train_parallel1",
         "ASCENDRUN_PROGRESS": "/runs/run-1/train_parallel1/progress.jsonl",
         "ASCENDRUN_DATASET": "/data",
+        "PYTHONFAULTHANDLER": "1",
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": "4",
     }
