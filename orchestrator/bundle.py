@@ -16,6 +16,7 @@ from orchestrator.errors import SpecError
 
 # The supervisor is whole by itself; the others look at datasets, and need nothing but it and the standard library.
 _TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py")
+_FOLDER = "folder"
 OLDEST_PYTHON = (3, 9)  # that runs our supervisor
 # Any Python can read it, and tell that it is too old to read the rest.
 _MAIN = f"""\
@@ -58,7 +59,12 @@ def module_archive(module: str) -> Archive:
 
 def folder_archive(folder: Path) -> Archive:
     """Return a user's own folder, for hosts that do not share it. Raises SpecError."""
-    return _archive("folder", _files(folder))
+    return _archive(_FOLDER, _files(folder))
+
+
+def stored(path: Path) -> Archive:
+    """Return the content of a `folder_archive` that was written to *path*. Raises OSError."""
+    return _named(_FOLDER, path.read_bytes())
 
 
 def _files(folder: Path) -> "dict[str, bytes]":
@@ -88,5 +94,8 @@ def _archive(stem: str, files: "dict[str, bytes]") -> Archive:
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
-    content = buffer.getvalue()
+    return _named(stem, buffer.getvalue())
+
+
+def _named(stem: str, content: bytes) -> Archive:
     return Archive(f"{stem}-{hashlib.sha256(content).hexdigest()[:16]}", content)

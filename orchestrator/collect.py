@@ -142,7 +142,9 @@ def _checkpoints_elsewhere(run: Run, state: RunState) -> "Iterator[tuple[Path, s
     """Yield, each once, the checkpoints that the ranks said they wrote outside the run's folder, and what is beside."""
     seen = set()
     for checkpoint in state.checkpoints:
-        process = run.plan.ranks[checkpoint["rank"]].process
+        process = next(
+            (one.process for one in run.plan.ranks if one.rank_id == checkpoint["rank"]), run.plan.ranks[0].process
+        )
         folder = process.working_directory or run.run_dir.work_folder(process.folder)
         path = Path(os.path.abspath(os.path.join(folder, str(checkpoint.get("path")))))
         if run.run_dir.root in path.parents or _KINDS.get(path.suffix) != "checkpoint" or not path.is_file():

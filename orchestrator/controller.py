@@ -19,74 +19,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Optional, Union
+from dataclasses import asdict
+from typing import Any, Optional
 
-from orchestrator.errors import AscendrunError, HostError
-from orchestrator.farhosts import FarHost, FarHosts, Line, NoRunError
-from orchestrator.hearsay import may_tell
+from orchestrator import checkpoints, policy, restarts
+from orchestrator.copier import Copier
+from orchestrator.errors import AscendrunError
+from orchestrator.farhosts import FarHosts, Line
+from orchestrator.following import LONGEST_WAIT_S, Followed, Lost, Missing, News, Reached, follow
+from orchestrator.jobspec import RestartSpec
+from orchestrator.runstate import RankPhase, fold, initial_state
 from orchestrator.store import Run
 from orchestrator.supervisor import events, ownership
 from orchestrator.supervisor.events import Event
 from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.linux import Watcher, set_title
 from orchestrator.supervisor.rundir import RunDir
-from orchestrator.transport.base import Transport
 from orchestrator.transport.fanout import Roads
 
-_SILENT_S = 10.0  # without even an empty line
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0  # between attempts to reach a host again
 _LOOK_EVERY_S = 0.5
+_NO_USE_S = 2.0  # of grace, where there is nothing to save
 _ENDS = (events.PROCESS_EXITED, events.PROCESS_LOST)
-
-
-@dataclass(frozen=True)
-class Lost:
-    """A host cannot be reached."""
-
-    host: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Reached:
-    """A host can be reached (again)."""
-
-    host: str
-
-
-@dataclass(frozen=True)
-class Missing:
-    """A host has no part of the run, and never will: the launch was killed, or somebody removed it."""
-
-    host: str
-
-
-News = Union[Event, Lost, Reached, Missing]
-
-
-@dataclass
-class _Followed:
-    """What the controller knows of one host."""
-
-    far: FarHost
-    ranks: "frozenset[int]"  # of which it may speak
-    last_seq: int = 0  # of its journal, in ours
-    finished: bool = False
-    reachable: Optional[bool] = None  # None: not known yet
-    line: Optional[Line] = None  # that was begun for us
-    transport: Optional[Transport] = None  # while a line holds
-    stop: Optional[tuple[float, str]] = None  # grace in s, by whom
-    stop_told: Optional[tuple[float, str]] = None
-    telling: threading.Lock = field(default_factory=threading.Lock)
-
-    def tell_stop(self) -> None:
-        """Pass a stop on that the host does not know of; where the line breaks, the next one does it."""
-        with self.telling, contextlib.suppress(HostError):
-            wanted, transport = self.stop, self.transport
-            if transport is not None and wanted is not None and wanted != self.stop_told:
-                self.far.stop(transport, *wanted)
-                self.stop_told = wanted
 
 
 def control(run_dir: RunDir, ready: "Callable[[], None]", roads: Optional[Roads] = None) -> int:
@@ -114,24 +67,30 @@ class Controller:
 
     def __init__(self, run: Run, far: FarHosts, journal: Journal, roads: Roads) -> None:
         self.run = run
+        self.far = far
         self.roads = roads
         self.journal = journal
-        self.followed = {
-            host.name: _Followed(host, frozenset(rank.rank_id for rank in run.plan.ranks if rank.host == host.name))
-            for host in far.hosts
-        }
-        self._news: "queue.SimpleQueue[News]" = queue.SimpleQueue()
+        self.state = initial_state(run.plan)
+        self.followed: "dict[str, Followed]" = {}
+        self._news: "queue.SimpleQueue[tuple[Followed, News]]" = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watcher = Watcher()
+        self._watcher.add(run.run_dir.requests)
+        self._terminated = threading.Event()
         self._stopping: Optional[tuple[float, str]] = None
+        self._waited_for: Optional[str] = None  # why hosts that the run waits for do not answer
+        self._asked_to_stop = False  # by a person, not by a failure
+        self._lost: "set[str]" = set()  # hosts given up, in any attempt
+        self._copier = Copier(run.run_dir, self._copies_wanted())
+        self._new_attempt()
         for event in journal.past:
             self._remember(event)
         kind = events.SUPERVISOR_ADOPTED if journal.past else events.RUN_STARTED
-        journal.append(kind, {"hosts": sorted(self.followed)})
+        self._tell(kind, {"hosts": sorted(self.followed)})
 
     def go(self, ready: "Callable[[], None]", lines: "Optional[Mapping[str, Line]]" = None) -> int:
         """Control the run to its end; call *ready* first. *lines*, by name of the host: which follow it already."""
-        for name, line in (lines or {}).items():
-            self.followed[name].line = line
+        self._use(lines or {})
         set_title(f"ascendrun: controller of {self.run.plan.run_id}")
         ready()
         try:
@@ -142,65 +101,186 @@ class Controller:
         return 0
 
     def run_to_end(self) -> None:
-        """Go on until every host has told its last event; then write `run_finished`."""
+        """Go on, through attempts, until every host has told its last event; then write `run_finished`."""
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        terminated = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: terminated.set())
-        for one in self.followed.values():
-            if not one.finished:
-                threading.Thread(target=self._follow, args=(one,), daemon=True).start()
-        watcher = Watcher()
-        watcher.add(self.run.run_dir.requests)
-        while not all(one.finished for one in self.followed.values()):
-            watcher.wait(_LOOK_EVERY_S, self._wake_read)
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wake_read, 4096)
-            while not self._news.empty():
-                self._take(self._news.get())
-            if terminated.is_set() and self._stopping is None:
-                self._stop_all(self.run.plan.spec.grace_s, "SIGTERM to the controller")
-            self._heed_requests()
-            self.journal.flush()
-        self.journal.append(events.RUN_FINISHED)
+        signal.signal(signal.SIGTERM, lambda *_: self._terminated.set())
+        while True:
+            if not self.state.earlier or self.state.earlier[-1].get("attempt") != self.state.attempt:
+                self._attempt_to_end()
+            if not self._restart():
+                break
+        self._copier.close()
+        self._tell(events.RUN_FINISHED)
         while not self.journal.flush():
             time.sleep(_LOOK_EVERY_S)  # the disk is full: the end of the run must still be told
 
+    def _attempt_to_end(self) -> None:
+        for one in self.followed.values():
+            if not one.finished:
+                threading.Thread(target=follow, args=(one, self.roads, self._hear), daemon=True).start()
+        while not all(one.finished or one.lost for one in self.followed.values()):
+            self._look_around(_LOOK_EVERY_S)
+            self._give_up_lost_hosts()
+
+    def _look_around(self, wait_s: float) -> None:
+        """Take in what there is of news and requests, after waiting for some."""
+        self._watcher.wait(wait_s, self._wake_read)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        while not self._news.empty():
+            self._take(*self._news.get())
+        if self._terminated.is_set() and not self._asked_to_stop:
+            self._asked_to_stop = True
+            self._stop_all(self.run.plan.spec.grace_s, "SIGTERM to the controller")
+        self._heed_requests()
+        self.journal.flush()
+
+    def _tell(self, kind: str, data: "Optional[Mapping[str, Any]]" = None) -> None:
+        self.state = fold(self.state, [self.journal.append(kind, data)])
+
+    # ── attempts ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def _new_attempt(self) -> None:
+        """Know nothing yet of the hosts of an attempt."""
+        ranks = [(rank.rank_id, rank.host) for rank in self.run.plan.ranks]
+        self.followed = {
+            host.name: Followed(host, frozenset(rank for rank, name in ranks if name == host.name))
+            for host in self.far.hosts
+        }
+        self._stopping = None
+
+    def _use(self, lines: "Mapping[str, Line]") -> None:
+        """Take lines, by name of the host, that follow it already."""
+        for name, line in lines.items():
+            self.followed[name].line = line
+
+    def _restart(self) -> bool:
+        """Decide what becomes of an attempt that is over; tell whether another one has begun."""
+        spec = self.run.plan.spec.restart
+        succeeded = all(rank.phase is RankPhase.SUCCEEDED for rank in self.state.ranks)
+        if spec is None or self._asked_to_stop or (succeeded and not self.state.lost_hosts):
+            return False
+        if not self.state.earlier or self.state.earlier[-1].get("attempt") != self.state.attempt:
+            self._end_attempt(restarts.ending(self.state), spec)
+        while self.state.earlier[-1].get("restart"):
+            over = time.monotonic() + float(self.state.earlier[-1].get("wait_s", 0.0))
+            while time.monotonic() < over and not self._asked_to_stop:
+                self._look_around(min(_LOOK_EVERY_S, max(0.0, over - time.monotonic())))
+            try:
+                if self._asked_to_stop:
+                    return False
+                self._begin_next()
+                return True
+            except restarts.NotAnswering as exc:
+                self._wait_for(str(exc))
+            except (AscendrunError, OSError) as exc:
+                if self.state.attempt == self.state.earlier[-1].get("attempt"):  # it was not even announced
+                    self._tell(events.ATTEMPT_STARTED, {"attempt": self.state.attempt + 1, "ranks": ()})
+                self._end_attempt(restarts.failed_to_begin(exc), spec)
+        return False
+
+    def _wait_for(self, reason: str) -> None:
+        """Wait until hosts may answer again; nobody tells us when."""
+        if self._waited_for != reason:
+            self._tell(events.HOSTS_AWAITED, {"reason": reason})
+            self._waited_for = reason
+        over = time.monotonic() + LONGEST_WAIT_S
+        while time.monotonic() < over and not self._asked_to_stop:
+            self._look_around(_LOOK_EVERY_S)
+
+    def _end_attempt(self, ending: "policy.Attempt", spec: RestartSpec) -> None:
+        earlier = [restarts.attempt_of(one) for one in self.state.earlier]
+        decision = policy.decide(spec, [*earlier, ending])
+        told = {**asdict(ending), "attempt": self.state.attempt, **asdict(decision)}
+        self._tell(events.ATTEMPT_ENDED, told)
+
+    def _begin_next(self) -> None:
+        """Begin the next attempt and follow it. Raises NotAnswering, UserError, HostError or OSError."""
+        attempt = self.state.attempt + 1
+        known = checkpoints.told(self.state.checkpoints)
+        ready = restarts.prepare(self.run, self.far, attempt, known, self._lost, self.roads)
+        self.run, self.far = ready.run, ready.far
+        resume = ready.resume[0].path if ready.resume else None
+        ranks = [(rank.rank_id, rank.host) for rank in self.run.plan.ranks]
+        self._tell(events.ATTEMPT_STARTED, {"attempt": attempt, "ranks": ranks, "resume": resume})
+        self._new_attempt()
+        self._use(ready.begin())
+
+    def _give_up_lost_hosts(self) -> None:
+        spec = self.run.plan.spec.restart
+        if spec is None or spec.on_host_lost == "wait":
+            return
+        for name, one in self.followed.items():
+            since = one.silent_since
+            if since is None or one.lost or one.finished or time.monotonic() - since < spec.host_lost_after_s:
+                continue
+            one.lost = True
+            self._lost.add(name)
+            self._tell(events.HOST_LOST, {"host": name})
+            one.stop = (0.0, "its run goes on without it")  # should it come back
+            if self._stopping is None:
+                self._stop_all(_NO_USE_S, f"host {name} is lost", but=name)
+
     # ── what hosts tell ────────────────────────────────────────────────────────────────────────────────────
 
-    def _take(self, news: News) -> None:
+    def _take(self, one: Followed, news: News) -> None:
+        if self.followed.get(one.far.name) is not one or one.lost:
+            return  # of an attempt that is over
         if isinstance(news, Event):
-            if news.seq <= self.followed[news.host].last_seq:
-                return  # told before the line broke
-            self._remember(self.journal.copy(news))
+            if news.seq > one.last_seq:  # else it was told before the line broke
+                copied = self.journal.copy(news)
+                self.state = fold(self.state, [copied])
+                self._heed(copied)
             return
-        one = self.followed[news.host]
         if isinstance(news, Missing):
             one.finished = True
+            self._tell(events.HOST_ABSENT, {"host": one.far.name})
             if self._stopping is None:
-                self._stop_all(self.run.plan.spec.grace_s, f"the controller: {news.host} has no part of this run")
+                self._stop_all(_NO_USE_S, f"the controller: {one.far.name} has no part of this run")
             return
         reachable = isinstance(news, Reached)
         if one.reachable is not reachable:
             if reachable and one.reachable is False:
-                self.journal.append(events.HOST_BACK, {"host": news.host})
+                self._tell(events.HOST_BACK, {"host": one.far.name})
             elif isinstance(news, Lost):
-                self.journal.append(events.HOST_SILENT, {"host": news.host, "reason": news.reason})
+                self._tell(events.HOST_SILENT, {"host": one.far.name, "reason": news.reason})
             one.reachable = reachable
+            one.silent_since = None if reachable else time.monotonic()
 
     def _remember(self, event: Event) -> None:
-        """Take in an event of our own journal: by a host if it has its own number there."""
-        if event.of_host is None:
-            return
+        """Take in an event of our own journal that a controller before us wrote."""
+        self.state = fold(self.state, [event])
+        if event.kind == events.ATTEMPT_STARTED:
+            self._new_attempt()
+        elif event.kind == events.HOST_LOST:
+            self._lost.add(str(event.data.get("host")))
+        elif event.of_host is not None:
+            self._heed(event)
+
+    def _heed(self, event: Event) -> None:
+        """Do what an event of a host asks for."""
         one = self.followed.get(event.host)
         if one is None:
             return
-        one.last_seq = max(one.last_seq, event.of_host)
+        one.last_seq = max(one.last_seq, event.of_host or 0)
         if event.kind == events.HOST_FINISHED:
             one.finished = True
+        if event.kind == events.CHECKPOINT and one.transport is not None:
+            known = checkpoints.told(self.state.checkpoints[-1:])
+            self._copier.add(known, one.far, one.transport)
         failed = event.kind in _ENDS and event.rank is not None and event.data.get("code") != 0
         if failed and self._stopping is None:
-            self._stop_all(self.run.plan.spec.grace_s, f"rank {event.rank} on {event.host} ended", but=event.host)
+            self._stop_all(self._grace_of_failure(), f"rank {event.rank} on {event.host} ended", but=event.host)
+
+    def _grace_of_failure(self) -> float:
+        """Return how long ranks get whose peer has failed: with a restart to come they have nothing to save."""
+        grace_s = self.run.plan.spec.grace_s
+        return grace_s if self.run.plan.spec.restart is None else min(grace_s, _NO_USE_S)
+
+    def _copies_wanted(self) -> bool:
+        spec = self.run.plan.spec.restart
+        return spec is not None and spec.on_host_lost != "wait"
 
     def _heed_requests(self) -> None:
         try:
@@ -210,7 +290,8 @@ class Controller:
             return
         except (OSError, ValueError, KeyError, TypeError):
             grace_s, by = self.run.plan.spec.grace_s, "unknown"
-        if self._stopping is None or grace_s < self._stopping[0]:
+        if not self._asked_to_stop or (self._stopping is not None and grace_s < self._stopping[0]):
+            self._asked_to_stop = True
             self._stop_all(grace_s, by)
 
     def _stop_all(self, grace_s: float, by: str, but: Optional[str] = None) -> None:
@@ -221,44 +302,7 @@ class Controller:
                 # in a thread of its own: a host that does not answer must not keep us from the others
                 threading.Thread(target=one.tell_stop, daemon=True).start()
 
-    def _hear(self, news: News) -> None:
-        self._news.put(news)
+    def _hear(self, one: Followed, news: News) -> None:
+        self._news.put((one, news))
         with contextlib.suppress(BlockingIOError):  # it is full: we are awake
             os.write(self._wake_write, b"+")
-
-    # ── one host, in a thread of its own ───────────────────────────────────────────────────────────────────
-
-    def _follow(self, one: _Followed) -> None:
-        wait_s = _FIRST_WAIT_S
-        while True:
-            try:
-                if one.line is None:
-                    with self.roads.dial(one.far.entry) as transport, one.far.follow(transport, one.last_seq) as line:
-                        self._read(one, line)
-                else:
-                    line, one.line = one.line, None
-                    with line.transport, line:
-                        self._read(one, line)
-                return
-            except NoRunError:
-                self._hear(Missing(one.far.name))
-                return
-            except AscendrunError as exc:
-                wait_s = _FIRST_WAIT_S if one.transport is not None else min(2 * wait_s, _LONGEST_WAIT_S)
-                self._hear(Lost(one.far.name, str(exc)))
-            finally:
-                one.transport = None
-            time.sleep(wait_s)  # nobody tells us when a line is mended
-
-    def _read(self, one: _Followed, line: Line) -> None:
-        """Hand on all that a host tells, until its part of the run is over. Raises HostError where the line breaks."""
-        one.transport = line.transport
-        one.tell_stop()
-        while True:
-            text = line.hear(_SILENT_S)
-            self._hear(Reached(one.far.name))
-            event = Event.from_line(text) if text else None
-            if event is not None and may_tell(event, one.far.name, one.ranks):
-                self._hear(event)
-                if event.kind == events.RUN_FINISHED:
-                    return

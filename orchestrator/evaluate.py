@@ -15,9 +15,10 @@ from orchestrator.datasets import check_dataset
 from orchestrator.errors import DatasetError, HostError, RunDirError, RunNotFoundError, SpecError
 from orchestrator.jobspec import EvaluationSpec
 from orchestrator.launch import begin, compile_cache
+from orchestrator.loneplan import plan_evaluation
 from orchestrator.mirror import bring, is_far
 from orchestrator.monitor import Follower
-from orchestrator.plan import RunPlan, plan_evaluation
+from orchestrator.plan import RunPlan
 from orchestrator.store import Run, Store, run_around
 from orchestrator.supervisor.rundir import PLAN, RunDir
 from orchestrator.transport import local

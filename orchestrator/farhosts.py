@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
@@ -45,6 +45,8 @@ class FarHost:
     python: str  # of our supervisor there
     archive: str  # the folder of our supervisor there
     root: str  # path of the run folder there
+    below: str = ""  # where in the run folder here the same lies: `attempts/2`
+    folders: tuple[str, ...] = ()  # work folders of its processes, below root
 
     @property
     def name(self) -> str:
@@ -55,9 +57,10 @@ class FarHost:
         # By its file: a folder would have Python import what finds modules in archives. For -S see `find_packages`.
         return with_setup(self.entry.setup, [self.python, "-S", f"{self.archive}/__main__.py", *command])
 
-    def ask(self, transport: Transport, command: str, *, timeout_s: float = 60.0) -> bytes:
+    def ask(self, transport: Transport, command: str, told: Any = None, *, timeout_s: float = 60.0) -> bytes:
         """Return what a command answers. Raises HostError with its last word where it refuses."""
-        done = transport.run(self.words(command, self.root), timeout_s=timeout_s)
+        data = b"" if told is None else json.dumps(told).encode()
+        done = transport.run(self.words(command, self.root), input=data, timeout_s=timeout_s)
         if done.code != 0:
             raise HostError(f"{self.name}: {done.last_words()}")
         return done.stdout
@@ -113,10 +116,13 @@ class Line:
 
 @dataclass(frozen=True)
 class FarHosts:
-    """All hosts of a run, and the way to them. `hosts.json` in the run folder holds it."""
+    """All hosts of a run, the way to them, and what it takes to plan again. `hosts.json` in the run folder holds it."""
 
-    hosts: tuple[FarHost, ...]
+    hosts: tuple[FarHost, ...]  # of this attempt
     ssh_config: Optional[str] = None
+    earlier: tuple[FarHost, ...] = ()  # of earlier attempts
+    inventory: tuple[HostEntry, ...] = ()  # spare ones too
+    request: Mapping[str, Any] = field(default_factory=dict)  # the fields of launch.LaunchRequest
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -126,7 +132,13 @@ class FarHosts:
         """Return the far hosts of a run; None for one that lives here. Raises RunNotFoundError for a damaged record."""
         try:
             stored = json.loads(run_dir.hosts.read_bytes())
-            return cls(tuple(_far_host(one) for one in stored["hosts"]), stored["ssh_config"])
+            return cls(
+                tuple(_far_host(one) for one in stored["hosts"]),
+                stored["ssh_config"],
+                tuple(_far_host(one) for one in stored.get("earlier", ())),
+                tuple(_entry(one) for one in stored.get("inventory", ())),
+                stored.get("request", {}),
+            )
         except FileNotFoundError:
             return None
         except (OSError, ValueError, LookupError, TypeError) as exc:
@@ -134,7 +146,8 @@ class FarHosts:
 
     def connect(self) -> Fleet:
         """Connect to all; those that cannot be reached stay in the fleet as HostErrors."""
-        return open_all([host.entry for host in self.hosts], ssh_config=self._ssh_config())
+        entries = {host.name: host.entry for host in (*self.hosts, *self.earlier)}
+        return open_all(list(entries.values()), ssh_config=self._ssh_config())
 
     def roads(self) -> Roads:
         """Return what dials them one by one."""
@@ -146,13 +159,29 @@ class FarHosts:
     def by_name(self) -> "dict[str, FarHost]":
         return {host.name: host for host in self.hosts}
 
+    def of_name(self, name: str) -> "list[FarHost]":
+        """Return what a host has of each attempt, oldest first."""
+        return [host for host in (*self.earlier, *self.hosts) if host.name == name]
+
 
 def _far_host(stored: "Mapping[str, Any]") -> FarHost:
-    entry = dict(stored["entry"])
+    entry = _entry(stored["entry"])
+    return FarHost(
+        entry,
+        stored["python"],
+        stored["archive"],
+        stored["root"],
+        stored.get("below", ""),
+        tuple(stored.get("folders", ())),
+    )
+
+
+def _entry(stored: "Mapping[str, Any]") -> HostEntry:
+    entry = dict(stored)
     if entry.get("devices") is not None:
         entry["devices"] = tuple(Device(**one) for one in entry["devices"])
     entry["setup"] = tuple(entry.get("setup", ()))
-    return FarHost(HostEntry(**entry), stored["python"], stored["archive"], stored["root"])
+    return HostEntry(**entry)
 
 
 def keep(transport: Transport, folder: str, archives: "Sequence[Archive]") -> "list[str]":

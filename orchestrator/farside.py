@@ -3,6 +3,7 @@
     launch              say what this host is and has, for what a line of standard input asks after; where another line
                         comes, make the run folder from it, start its supervisor, and go on as `follow`
     follow FOLDER SEQ   the journal after event SEQ as it grows; a supervisor that was killed gets a successor
+    whole FOLDER        for each file that standard input tells of, what is wrong with it, or null
     files FOLDER        the regular files of a run, one a line
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
     leftovers           the processes that earlier runs left here
@@ -26,6 +27,7 @@ from typing import Any, Optional
 from orchestrator.supervisor import abandoned, machine, serving
 from orchestrator.supervisor.process import Identity, Place
 from orchestrator.supervisor.rundir import RunDir
+from orchestrator.supervisor.whole import problem_of
 
 _LEAST_FREE_BYTES = 16 << 20
 
@@ -37,6 +39,8 @@ def main(words: "list[str]") -> int:
             launch()
         elif command == "follow":
             serving.follow(RunDir(Path(rest[0])), int(rest[1]))
+        elif command == "whole":
+            json.dump([problem_of(one) for one in json.load(sys.stdin)], sys.stdout)
         elif command == "files":
             serving.list_files(Path(rest[0]))
         elif command == "tail":

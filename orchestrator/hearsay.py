@@ -13,14 +13,17 @@ from typing import Any
 from orchestrator.supervisor import events
 from orchestrator.supervisor.events import Event
 
-_OURS = (events.HOST_STARTED, events.HOST_FINISHED, events.HOST_SILENT, events.HOST_BACK)  # told by the controller
 _OF_RANKS = (events.PHASE, events.CHECKPOINT, events.EVALUATION)
 _MOST = 1 << 63
 
 
 def may_tell(event: Event, host: str, ranks: "frozenset[int]") -> bool:
     """Tell whether *event* can be one of *host*, which has these *ranks*."""
-    if event.host != host or event.kind in _OURS or not (_is_finite(event.at) and _is_finite(event.mono)):
+    if (
+        event.host != host
+        or event.kind in events.OF_CONTROLLER
+        or not (_is_finite(event.at) and _is_finite(event.mono))
+    ):
         return False
     of_rank = _is_count(event.rank) and event.rank in ranks
     if not 0 < event.seq < _MOST or not (of_rank or (event.rank is None and event.kind not in _OF_RANKS)):

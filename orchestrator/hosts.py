@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -52,6 +53,11 @@ def load_inventory(file: Optional[str], targets: Sequence[str] = ()) -> Inventor
     if not entries:
         raise SpecError("name a hosts file or --host user@address:port")
     return Inventory(entries)
+
+
+def this_machine() -> Inventory:
+    """Return this machine alone, to be reached without SSH."""
+    return Inventory((HostEntry(socket.gethostname(), "localhost"),))
 
 
 def ask_all(fleet: fanout.Fleet) -> "list[HostReport]":

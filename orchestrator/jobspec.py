@@ -15,6 +15,26 @@ Scalar = Union[bool, int, float, str, None]  # what `config:` may hold
 _MOST_ENTRIES = 10_000
 _BACKENDS = ("auto", "ascend", "cpu")
 _FRAMEWORKS = ("mindspore",)
+ON_HOST_LOST = ("wait", "replace", "shrink")
+# What a run can end by: as verdict.py finds it.
+CAUSES = (
+    "disk_full",
+    "ended_early",
+    "exception",
+    "exit_code",
+    "hang",
+    "hang_in_collective",
+    "host_lost",
+    "import_error",
+    "lost",
+    "nan_loss",
+    "out_of_memory",
+    "port_taken",
+    "preempted",
+    "signal",
+    "unknown",
+    "user_error",
+)
 RENDEZVOUS = ("auto", "rank-table", "cluster")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -48,12 +68,47 @@ class ModuleSpec:
     __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
 
+@dataclass(frozen=True)
+class RestartSpec:
+    """When a failed run is started again from its newest whole checkpoint. Raises SpecError for what cannot be."""
+
+    max_restarts: int = 3
+    backoff_s: float = 1.0  # before a restart; doubled with each attempt in a row that brought no new checkpoint
+    most_backoff_s: float = 300.0
+    causes: Optional[tuple[str, ...]] = None  # to restart for; None: those that another try may not meet again
+    without_checkpoint: int = 3  # attempts in a row without a new checkpoint, after which it is no use
+    same_failure: int = 5  # attempts in a row that end the same way at the same place
+    on_host_lost: str = "wait"  # wait: until it answers; replace: take a spare; shrink: go on without it
+    host_lost_after_s: float = 60.0  # of silence, to replace or shrink
+    lease_s: Optional[float] = None  # ranks end when nobody has watched for so long; None: they outlive us
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
+
+    def __post_init__(self) -> None:
+        _one_of("restart: on_host_lost", self.on_host_lost, ON_HOST_LOST)
+        for cause in self.causes or ():
+            _one_of("restart: causes", cause, CAUSES)
+        for name, least in (("max_restarts", 0), ("without_checkpoint", 1), ("same_failure", 1)):
+            if not least <= getattr(self, name) <= 1_000_000:
+                raise SpecError(f"restart: {name} {getattr(self, name)}: give a whole number from {least}")
+        for name, shortest in (
+            ("backoff_s", 0.0),
+            ("most_backoff_s", 0.0),
+            ("host_lost_after_s", 1.0),
+            ("lease_s", 10.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not shortest <= value <= 30 * 86_400:
+                raise SpecError(f"restart: {name} {value}: give seconds, from {shortest:g} to 30 days")
+
+
 # The fields of a job that have fields of their own.
 _NOUNS: "dict[str, Any]" = {
     "dataset": DatasetSpec,
     "evaluation": EvaluationSpec,
     "export": ModuleSpec,
     "predict": ModuleSpec,
+    "restart": RestartSpec,
 }
 
 
@@ -83,6 +138,7 @@ class JobSpec:
     compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
     grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL
     hang_after: Optional[float] = None  # s of silence after which a rank hangs; 0: never; None: learned from the run
+    restart: Optional[RestartSpec] = None  # None: a failed run stays as it is
 
     __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
 
@@ -142,11 +198,17 @@ class JobSpec:
         for key, noun in _NOUNS.items():
             if known.get(key):
                 names = {field.name for field in fields(noun)}
-                known[key] = noun(**{name: value for name, value in known[key].items() if name in names})
+                known[key] = noun(**{name: _tuple(value) for name, value in known[key].items() if name in names})
         for key in ("command", "log_patterns"):
             if known.get(key) is not None:
                 known[key] = tuple(known[key])
         return cls(**known)
+
+    def with_restarts(self, most: int) -> "JobSpec":
+        """Return the job with `--max-restarts`; 0 takes its `restart:` away."""
+        if most == 0:
+            return replace(self, restart=None)
+        return replace(self, restart=replace(self.restart or RestartSpec(), max_restarts=most))
 
     def with_settings(self, settings: Iterable[str]) -> "JobSpec":
         """Return the job with each `KEY=VALUE` of `--set` applied; the value must have the key's type.
@@ -170,6 +232,11 @@ class JobSpec:
             else:
                 raise SpecError(f"--set {key}: the job {self.name} has no such key{nearest(key, config)}")
         return replace(self, config=config, environment=environment)
+
+
+def _tuple(value: Any) -> Any:
+    """Return a list that JSON made of a tuple as what it was."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def check_name(name: str, what: str) -> None:

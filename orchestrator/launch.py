@@ -38,6 +38,7 @@ class LaunchRequest:
     master_port: Optional[int] = None  # None: free ones; else this one and the next
     rendezvous: Optional[str] = None  # None: as the job says
     rank_table: Optional[str] = None  # a file; None: one is made where it is needed
+    resume: Optional[str] = None  # a checkpoint file here, absolute, that all ranks go on from
     command_line: tuple[str, ...] = ()
 
 
@@ -53,8 +54,15 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
     now = time.time()
     name = request.name or name_of(spec, now)
     check_name(name, "--name")
-    site = Site(host, devices, RunDir(folder_of(request, name)), sys.executable, environment)
-    return make_plan(
+    site = Site(
+        host,
+        devices,
+        RunDir(folder_of(request, name)),
+        sys.executable,
+        environment,
+        compile_cache=compile_cache(spec, len(devices), host.backend),
+    )
+    plan = make_plan(
         spec,
         [site],
         run_id=f"{name}-{os.urandom(4).hex()}",
@@ -64,9 +72,9 @@ def prepare(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str
         launched_from=os.getcwd(),
         command_line=without_secrets(request.command_line),
         dataset=dataset,
-        compile_cache=compile_cache(spec, len(devices), host.backend),
         rank_table=rank_table,
     )
+    return plan if request.resume is None else plan.resuming({rank.rank_id: request.resume for rank in plan.ranks})
 
 
 def name_of(spec: JobSpec, now: float) -> str:

@@ -50,8 +50,8 @@ def _find_on(entry: HostEntry, transport: Transport) -> "list[Leftover]":
 
 def _ask(entry: HostEntry, transport: Transport, *command: str, told: str = "", more_s: float = 0.0) -> bytes:
     """Return what a command of `farside` answers on a host. Raises HostError."""
+    from orchestrator.attempts import CACHE, WORK_FOLDER  # a machine alone needs none of this
     from orchestrator.bundle import supervisor_archive
-    from orchestrator.farlaunch import CACHE, WORK_FOLDER  # a machine alone needs none of this
     from orchestrator.hosts import PYTHON
 
     (archive,) = keep(transport, f"{entry.work_folder or WORK_FOLDER}/{CACHE}", [supervisor_archive()])

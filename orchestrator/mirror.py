@@ -14,6 +14,7 @@ from typing import Optional
 
 from orchestrator.errors import HostError, RunDirError
 from orchestrator.farhosts import FarHost, FarHosts
+from orchestrator.inventory import HostEntry
 from orchestrator.store import Run
 from orchestrator.supervisor.ownership import is_ours
 from orchestrator.supervisor.rundir import RunDir
@@ -29,6 +30,11 @@ def is_far(run: Run) -> bool:
     return run.run_dir.hosts.exists()
 
 
+def is_here(run: Run, host: FarHost) -> bool:
+    """Tell whether what a host has of an attempt lies in the run folder itself: the host is this machine."""
+    return Path(host.root) == run.run_dir.root / host.below
+
+
 def bring(run: Run) -> "list[HostError]":
     """Bring here what is new or changed on the far hosts; return why some could not be asked. None are far: nothing.
 
@@ -39,9 +45,14 @@ def bring(run: Run) -> "list[HostError]":
         return []
     if not is_ours(run.run_dir):  # its record says what to dial, and what to run there or here
         return [HostError(f"{run.run_dir.root} is another user's, or others can write to it: its hosts are not asked")]
-    hosts = far.by_name()
+
+    def bring_all(entry: HostEntry, transport: Transport) -> None:
+        for host in far.of_name(entry.name):
+            if not is_here(run, host):
+                _bring_from(run, host, transport)
+
     with far.connect() as fleet:
-        told = fleet.each(lambda entry, transport: _bring_from(run, hosts[entry.name], transport))
+        told = fleet.each(bring_all)
     return [one for one in told.values() if isinstance(one, HostError)]
 
 
@@ -56,15 +67,16 @@ def flowing(run: Run, paths: "Sequence[Path]") -> "Iterator[Callable[[], bool]]"
         yield lambda: False
         return
     threads: "list[threading.Thread]" = []
-    names = [str(path.relative_to(run.run_dir.root)) for path in paths]
-    owners = {rank.process.folder: rank.host for rank in run.plan.ranks}
+    attempt = RunDir(run.run_dir.root / run.plan.below)
+    names = [str(path.relative_to(attempt.root)) for path in paths]
+    owners = {os.path.basename(rank.process.folder): rank.host for rank in run.plan.ranks}
     first = far.hosts[0].name  # has the scheduler
     with far.connect() as fleet:
         for host in far.hosts:
             of_host = [name for name in names if owners.get(Path(name).parts[0], first) == host.name]
             transport = next((one.transport for one in fleet.connected if one.entry.name == host.name), None)
-            if of_host and transport is not None:
-                thread = threading.Thread(target=_flow, args=(run.run_dir, host, transport, of_host), daemon=True)
+            if of_host and transport is not None and not is_here(run, host):
+                thread = threading.Thread(target=_flow, args=(attempt, host, transport, of_host), daemon=True)
                 thread.start()
                 threads.append(thread)
         yield lambda: any(thread.is_alive() for thread in threads)
@@ -107,10 +119,11 @@ def _place_of(name: str, folders: "frozenset[str]", run_dir: RunDir, host: str) 
 
 
 def _bring_from(run: Run, host: FarHost, transport: Transport) -> None:
-    folders = frozenset(process.folder for process in run.plan.host_plan(host.name).processes)
+    attempt = RunDir(run.run_dir.root / host.below)
+    folders = frozenset(host.folders)
     for line in host.ask(transport, "files").splitlines():
         listed = _listed(line)
-        target = _place_of(listed.name, folders, run.run_dir, host.name) if listed else None
+        target = _place_of(listed.name, folders, attempt, host.name) if listed else None
         if listed is None or target is None:
             continue
         try:
@@ -119,25 +132,41 @@ def _bring_from(run: Run, host: FarHost, transport: Transport) -> None:
                 continue
         except OSError:
             pass  # not here yet
-        _fetch(transport, f"{host.root}/{listed.name}", target, listed)
+        fetch(
+            transport,
+            f"{host.root}/{listed.name}",
+            target,
+            size=listed.size,
+            mode=listed.mode,
+            changed_ns=listed.changed_ns,
+        )
 
 
-def _fetch(transport: Transport, source: str, target: Path, listed: _Listed) -> None:
-    """Bring a file as long as it was when it was listed. Raises HostError, RunDirError."""
+def fetch(
+    transport: Transport,
+    source: str,
+    target: Path,
+    *,
+    size: int,
+    mode: int = 0o600,
+    changed_ns: Optional[int] = None,
+) -> None:
+    """Bring *size* bytes of a file of a host here, in one step. Raises HostError, RunDirError."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(target.parent).free
-        if listed.size > free:
-            raise RunDirError(f"{target}: of {listed.size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB free")
+        if size > free:
+            raise RunDirError(f"{target}: of {size / 1e6:.1f} MB, and the disk has {free / 1e6:.1f} MB free")
         try:
-            left = listed.size
+            left = size
             with temporary.open("wb") as file, closing(transport.get(source)) as blocks:
                 while left > 0 and (block := next(blocks, b"")):
                     file.write(block[:left])
                     left -= len(block)
-            temporary.chmod(listed.mode | 0o200)
-            os.utime(temporary, ns=(listed.changed_ns, listed.changed_ns))
+            temporary.chmod(mode | 0o200)
+            if changed_ns is not None:
+                os.utime(temporary, ns=(changed_ns, changed_ns))
             os.replace(temporary, target)
         finally:
             temporary.unlink(missing_ok=True)

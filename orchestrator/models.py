@@ -15,9 +15,10 @@ from orchestrator import jobfiles
 from orchestrator.errors import RunNotFoundError, SpecError
 from orchestrator.evaluate import CHECKPOINT_SUFFIXES
 from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
+from orchestrator.loneplan import lone_argv, lone_variables
 from orchestrator.mirror import bring, is_far
 from orchestrator.monitor import Follower
-from orchestrator.plan import MEETING_VARIABLES, lone_argv, lone_variables
+from orchestrator.plan import MEETING_VARIABLES
 from orchestrator.store import Run, Store, run_around
 from orchestrator.supervisor.progress import open_regular
 from orchestrator.transport import local

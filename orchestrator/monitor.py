@@ -57,6 +57,11 @@ class Follower:
             watcher.close()
 
 
+def as_of(run: Run, state: RunState) -> Run:
+    """Return *run* with the plan of the attempt that *state* tells of. Raises RunNotFoundError."""
+    return run if run.plan.attempt == state.attempt else Run.read(run.run_dir.root)
+
+
 def ensure_supervised(run: Run, state: RunState) -> bool:
     """Start a supervisor where a run under way has lost its own; tell whether one was needed.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Optional
 
 from orchestrator.inventory import Device, Host
-from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
+from orchestrator.jobspec import JobSpec, Scalar
 from orchestrator.supervisor.hostplan import SCHEDULER, HostPlan, ProcessPlan
-from orchestrator.supervisor.masking import MASK
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.tuning import share_cpus, tuned
@@ -27,6 +26,7 @@ MEETING_VARIABLES = (
     "RANK_TABLE_FILE",
     "MINDSPORE_HCCL_CONFIG_PATH",
 )
+RESUME = "ASCENDRUN_RESUME"  # the checkpoint that a rank goes on from; unset: it begins anew
 # What a host's environment may set by hand, and the plan leaves as it is.
 HEEDED_VARIABLES = ("PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
@@ -59,9 +59,14 @@ class RunPlan:
     launched_from: str  # the folder in which the user stood
     command_line: tuple[str, ...]  # what repeats the run
     rank_table: Optional[str] = None  # the text of it, where MindSpore's ranks meet by one
+    attempt: int = 1  # restarted, a run is planned anew
+    below: str = ""  # where in the run folder this attempt lies; "": in it, for a run that is never restarted
 
     def host_plan(self, host: Optional[str] = None) -> HostPlan:
-        """Return what a host of this run acts on; None: the first, which has the scheduler besides its ranks."""
+        """Return what a host of this run acts on; None: the first, which has the scheduler besides its ranks.
+
+        To a host this attempt is all there is: its folders begin there.
+        """
         first = self.ranks[0].host
         host = first if host is None else host
         processes = tuple(rank.process for rank in self.ranks if rank.host == host)
@@ -69,10 +74,23 @@ class RunPlan:
             processes += (self.scheduler,)
         patterns = self.spec.log_patterns if self.spec.log_patterns is not None else MINDSPORE_PATTERNS
         on_demand = self.scheduler_on_demand if host == first else None
+        here = tuple(replace(one, folder=one.folder.rpartition("/")[2]) for one in processes)
         elsewhere = any(rank.host != host for rank in self.ranks)
         return HostPlan(
-            self.run_id, host, processes, self.spec.grace_s, patterns, on_demand, self.spec.hang_after, elsewhere
+            self.run_id, host, here, self.spec.grace_s, patterns, on_demand, self.spec.hang_after, elsewhere
         )
+
+    def resuming(self, checkpoints: Mapping[int, str]) -> "RunPlan":
+        """Return the same plan with ranks that go on from *checkpoints*: by rank, absolute on the rank's host."""
+        ranks = []
+        for rank in self.ranks:
+            process = rank.process
+            if rank.rank_id in checkpoints:
+                variables = {**process.environment, RESUME: checkpoints[rank.rank_id]}
+                unset = tuple(one for one in process.unset if one != RESUME)
+                process = replace(process, environment=variables, unset=unset)
+            ranks.append(replace(rank, process=process))
+        return replace(self, ranks=tuple(ranks))
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -99,6 +117,8 @@ class RunPlan:
             stored["launched_from"],
             tuple(stored["command_line"]),
             stored.get("rank_table"),
+            stored.get("attempt", 1),
+            stored.get("below", ""),
         )
 
 
@@ -121,6 +141,7 @@ class Site:
     environment: Mapping[str, str]  # what ranks inherit there
     working_directory: Optional[str] = None  # of a program; None: as the job says
     code: Optional[str] = None  # a folder of modules that came along
+    compile_cache: Optional[str] = None  # folder of compiled graphs; None: the job wants none
 
 
 def make_plan(
@@ -134,8 +155,9 @@ def make_plan(
     launched_from: str,
     command_line: Sequence[str],
     dataset: Optional[str] = None,
-    compile_cache: Optional[str] = None,
     rank_table: Optional[str] = None,
+    attempt: int = 1,
+    below: str = "",
 ) -> RunPlan:
     """Plan a run of *spec* with one rank on each device of *sites*, in their order. The *ports* are the first site's.
 
@@ -147,7 +169,7 @@ def make_plan(
     first = sites[0]
     ranks: "list[Rank]" = []
     for group, site in enumerate(sites):
-        ranks += _ranks_of(spec, site, group, len(ranks), size, first, ports, name, dataset, compile_cache, rank_table)
+        ranks += _ranks_of(spec, site, group, len(ranks), size, first, ports, name, dataset, rank_table, attempt)
     eager = spec.framework == "mindspore"
     scheduler = None
     # one rank of a MindSpore job trains without collectives, and a rank table needs nobody who introduces the ranks
@@ -168,6 +190,11 @@ def make_plan(
             "scheduler.log",
         )
     on_demand = (first.host.address, ports.scheduler) if scheduler and not eager else None
+    if below:
+        ranks = [
+            replace(rank, process=replace(rank.process, folder=f"{below}/{rank.process.folder}")) for rank in ranks
+        ]
+        scheduler = replace(scheduler, folder=f"{below}/{scheduler.folder}") if scheduler else None
     return RunPlan(
         run_id,
         name,
@@ -182,6 +209,8 @@ def make_plan(
         launched_from,
         tuple(command_line),
         rank_table,
+        attempt,
+        below,
     )
 
 
@@ -195,14 +224,14 @@ def _ranks_of(
     ports: Ports,
     name: str,
     dataset: Optional[str],
-    compile_cache: Optional[str],
     rank_table: Optional[str],
+    attempt: int,
 ) -> "Iterator[Rank]":
     """Yield the ranks of one site, numbered from *first_rank*."""
     host, here = site.host, len(site.devices)
     shares = share_cpus(host.cpus, here)
     threads = max(1, len(host.cpus) // here)
-    tuning = tuned(host, site.environment, threads=threads, compile_cache=compile_cache)
+    tuning = tuned(host, site.environment, threads=threads, compile_cache=site.compile_cache)
     for local_rank, device in enumerate(site.devices):
         rank_id = first_rank + local_rank
         folder = "train" if size == 1 else f"train_parallel{rank_id}"
@@ -221,6 +250,7 @@ def _ranks_of(
             "LOCAL_WORLD_SIZE": str(here),
             "GROUP_RANK": str(group),
             "ASCENDRUN_RUN_NAME": name,
+            "ASCENDRUN_ATTEMPT": str(attempt),
             "ASCENDRUN_BACKEND": host.backend,
             "ASCENDRUN_WORK_FOLDER": str(site.run_dir.work_folder(folder)),
             "ASCENDRUN_PROGRESS": str(site.run_dir.progress(folder)),
@@ -230,13 +260,13 @@ def _ranks_of(
         }
         process = ProcessPlan(
             rank_id,
-            _argv(spec, spec.module, site.python, host.backend, spec.config, dataset),
+            argv_of(spec, spec.module, site.python, host.backend, spec.config, dataset),
             variables,
             folder,
             "train.log",
             site.working_directory or spec.working_directory,
             shares[local_rank] if shares else None,
-            unset=tuple(one for one in MEETING_VARIABLES if rank_table and one not in variables),
+            unset=tuple(one for one in (*(MEETING_VARIABLES if rank_table else ()), RESUME) if one not in variables),
         )
         yield Rank(rank_id, host.name, device.device_id, process)
 
@@ -244,78 +274,6 @@ def _ranks_of(
 def _import_path(code: str, spec: JobSpec, site: Site) -> str:
     """Return PYTHONPATH with *code* in front of what the job, or else the host, has there (as CANN does)."""
     return ":".join(filter(None, (code, spec.environment.get("PYTHONPATH", site.environment.get("PYTHONPATH")))))
-
-
-def plan_evaluation(
-    plan: RunPlan,
-    host: Host,
-    *,
-    checkpoints: str,
-    dataset: Optional[str],
-    run_id: str,
-    created_at: float,
-    run_dir: RunDir,
-    environment: Mapping[str, str],
-    compile_cache: Optional[str] = None,
-) -> RunPlan:
-    """Plan the evaluation of *checkpoints* (a file or folder) of the job of *plan*: one process, all CPUs."""
-    spec, evaluation = plan.spec, plan.spec.evaluation
-    assert evaluation is not None, "the caller has checked it"
-    device = plan.ranks[0].device_id
-    config = {**spec.config, **evaluation.config, "checkpoint_path": checkpoints}
-    variables = {
-        **lone_variables(spec, host, environment, device_id=device, compile_cache=compile_cache),
-        "ASCENDRUN_RUN_NAME": plan.name,
-        "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder("eval")),
-        "ASCENDRUN_PROGRESS": str(run_dir.progress("eval")),
-    }
-    argv = _argv(spec, evaluation.module, plan.python, host.backend, config, dataset)
-    process = ProcessPlan(0, argv, variables, "eval", "eval.log", unset=MEETING_VARIABLES)
-    return RunPlan(
-        run_id,
-        f"{plan.name}-eval",
-        created_at,
-        spec,
-        host.backend,
-        (Rank(0, host.name, device, process),),
-        None,
-        None,
-        dataset,
-        plan.python,
-        plan.launched_from,
-        (),
-    )
-
-
-def lone_variables(
-    spec: JobSpec,
-    host: Host,
-    environment: Mapping[str, str],
-    *,
-    device_id: int,
-    compile_cache: Optional[str] = None,
-) -> "dict[str, str]":
-    """Return the variables of a process of the job that is alone and has all CPUs; MEETING_VARIABLES are to be unset.
-
-    *environment* is the one that it inherits.
-    """
-    return {
-        **tuned(host, environment, threads=len(host.cpus), compile_cache=compile_cache),
-        "RANK_ID": "0",
-        "RANK_SIZE": "1",
-        "DEVICE_ID": str(device_id),
-        "ASCENDRUN_BACKEND": host.backend,
-        **{name: value for name, value in spec.environment.items() if value != MASK},  # a collected plan has masks
-    }
-
-
-def lone_argv(
-    module: ModuleSpec, python: str, settings: Mapping[str, Scalar], words: Sequence[str] = ()
-) -> "tuple[str, ...]":
-    """Return what runs *module* with its own config, *settings* on top (None: left out), and *words* as they are."""
-    said = {**module.config, **settings}
-    keys = (f"--{key}={_spell(value)}" for key, value in said.items() if value is not None)
-    return (python, "-m", module.module, *keys, *words)
 
 
 def compile_cache_key(spec: JobSpec, size: int, backend: str, versions: Sequence[str]) -> str:
@@ -331,7 +289,7 @@ def compile_cache_key(spec: JobSpec, size: int, backend: str, versions: Sequence
     return hashlib.sha256(facts.encode()).hexdigest()[:16]
 
 
-def _argv(
+def argv_of(
     spec: JobSpec,
     module: Optional[str],
     python: str,
@@ -347,10 +305,10 @@ def _argv(
         settings["device_target"] = _DEVICE_TARGETS[backend]
     if dataset is not None:
         settings["dataset_path"] = dataset
-    return (python, "-m", module, *(f"--{key}={_spell(value)}" for key, value in settings.items()))
+    return (python, "-m", module, *(f"--{key}={spell(value)}" for key, value in settings.items()))
 
 
-def _spell(value: Scalar) -> str:
+def spell(value: Scalar) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -376,3 +334,29 @@ def _cluster_meeting(host: Host, ports: Ports, size: int, rank_id: Optional[int]
 def _table_meeting(run_dir: RunDir) -> "dict[str, str]":
     """Return where MindSpore finds the rank table; the second name is that of its first versions."""
     return {"RANK_TABLE_FILE": str(run_dir.rank_table), "MINDSPORE_HCCL_CONFIG_PATH": str(run_dir.rank_table)}
+
+
+def _share_cpus(cpus: Sequence[int], size: int) -> "tuple[tuple[int, ...], ...]":
+    """Return *size* equal runs of CPUs; nothing where a rank would get fewer than two.
+
+    A rank on a single CPU is left free to move and only limited in threads: MindSpore's cluster client, confined to
+    one, misses its own 40 ms limit again and again, and takes up to 80 s to join instead of 5.
+    """
+    each = len(cpus) // size
+    if each < 2:
+        return ()
+    return tuple(tuple(cpus[rank * each : (rank + 1) * each]) for rank in range(size))
+
+
+def tuning_of(
+    host: Host, environment: Mapping[str, str], *, threads: int, compile_cache: Optional[str]
+) -> "dict[str, str]":
+    """Return the variables that make ranks fast beside one another; what the user has set is left out."""
+    variables = {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": str(threads)}
+    if host.backend == "cpu" and "avx512f" in host.cpu_flags:
+        # oneDNN in MindSpore 2.x falls to its reference convolution with AVX-512: 5 times slower than with AVX2.
+        variables["ONEDNN_MAX_CPU_ISA"] = "AVX2"
+    if compile_cache is not None:
+        variables["MS_COMPILER_CACHE_ENABLE"] = "1"
+        variables["MS_COMPILER_CACHE_PATH"] = compile_cache
+    return {name: value for name, value in variables.items() if name not in environment}

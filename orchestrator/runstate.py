@@ -93,6 +93,11 @@ class RunState:
     checkpoints: tuple[Mapping[str, Any], ...] = ()  # path, epoch, step, rank; oldest first
     evaluations: tuple[Mapping[str, Any], ...] = ()
     silent_hosts: Mapping[str, str] = field(default_factory=dict)  # why each cannot be reached, by name
+    lost_hosts: tuple[str, ...] = ()  # given up in this attempt
+    attempt: int = 1
+    resumed_from: Optional[str] = None  # the checkpoint that this attempt went on from
+    earlier: tuple[Mapping[str, Any], ...] = ()  # what `attempt_ended` told of each
+    restart_at: Optional[float] = None  # s since 1970: between two attempts
     low_disks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # free_bytes, total_bytes by host
     last_seq: int = 0
 
@@ -234,7 +239,8 @@ def _phase(state: RunState, event: Event) -> RunState:
 
 
 def _checkpoint(state: RunState, event: Event) -> RunState:
-    return replace(state, checkpoints=(*state.checkpoints, {**event.data, "rank": event.rank}))
+    told = {**event.data, "rank": event.rank, "host": event.host, "attempt": state.attempt}
+    return replace(state, checkpoints=(*state.checkpoints, told))
 
 
 def _evaluation(state: RunState, event: Event) -> RunState:
@@ -306,6 +312,36 @@ def _host_back(state: RunState, event: Event) -> RunState:
     return replace(state, silent_hosts={name: why for name, why in state.silent_hosts.items() if name != back})
 
 
+def _host_lost(state: RunState, event: Event) -> RunState:
+    return replace(state, lost_hosts=(*state.lost_hosts, str(event.data.get("host"))))
+
+
+def _attempt_ended(state: RunState, event: Event) -> RunState:
+    wait_s = event.data.get("wait_s")
+    at = event.at + wait_s if event.data.get("restart") and isinstance(wait_s, (int, float)) else None
+    return replace(state, earlier=(*state.earlier, event.data), restart_at=at)
+
+
+def _attempt_started(state: RunState, event: Event) -> RunState:
+    """Begin anew, with the ranks that the new attempt has; what the run has brought so far stays."""
+    told = [(rank, host) for rank, host in event.data.get("ranks", ())]
+    return RunState(
+        Outcome.RUNNING,
+        False,
+        tuple(RankState(rank, host) for rank, host in told) or tuple(RankState(one.rank_id) for one in state.ranks),
+        started_at=state.started_at,
+        duration_s=state.duration_s,
+        supervisors_killed=state.supervisors_killed,
+        swept=state.swept,
+        checkpoints=state.checkpoints,
+        evaluations=state.evaluations,
+        attempt=int(event.data.get("attempt", state.attempt + 1)),
+        resumed_from=event.data.get("resume"),
+        earlier=state.earlier,
+        low_disks=state.low_disks,
+    )
+
+
 def _run_finished(state: RunState, event: Event) -> RunState:
     outcome = state.outcome
     if outcome is not Outcome.FAILED:
@@ -338,4 +374,7 @@ _FOLDS = {
     events.RUN_FINISHED: _run_finished,
     events.HOST_SILENT: _host_silent,
     events.HOST_BACK: _host_back,
+    events.HOST_LOST: _host_lost,
+    events.ATTEMPT_ENDED: _attempt_ended,
+    events.ATTEMPT_STARTED: _attempt_started,
 }

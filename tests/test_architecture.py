@@ -21,7 +21,8 @@ LAYERS = {
     "nouns": ["orchestrator", "orchestrator.errors", "orchestrator.inventory", "orchestrator.jobspec",
               "orchestrator.findings", "orchestrator.jobs", "orchestrator.templates", "orchestrator.strictyaml",
               "orchestrator.hostfiles"],
-    "pure logic": ["orchestrator.plan", "orchestrator.ranktable", "orchestrator.runstate", "orchestrator.hearsay",
+    "pure logic": ["orchestrator.plan", "orchestrator.loneplan", "orchestrator.ranktable", "orchestrator.runstate",
+                   "orchestrator.hearsay",
                    "orchestrator.policy",
                    "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
                    "orchestrator.tuning"],
@@ -32,8 +33,9 @@ LAYERS = {
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
                  "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",
                  "orchestrator.hosts", "orchestrator.addresses", "orchestrator.ranktables", "orchestrator.controller",
-                 "orchestrator.explain",
-                 "orchestrator.farlaunch", "orchestrator.leftovers", "orchestrator.farhosts", "orchestrator.mirror"],
+                 "orchestrator.explain", "orchestrator.leftovers", "orchestrator.farlaunch", "orchestrator.attempts",
+                 "orchestrator.farhosts", "orchestrator.mirror", "orchestrator.checkpoints", "orchestrator.copier",
+                 "orchestrator.restarts", "orchestrator.resuming", "orchestrator.following"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
@@ -52,8 +54,8 @@ ONE_OWNER = {
 PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", "orchestrator.jobspec",
         "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
         "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
-        "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml", "orchestrator.hostfiles", "orchestrator.clues",
-        "orchestrator.verdict", "orchestrator.tuning"]  # fmt: skip
+        "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml",
+        "orchestrator.hostfiles", "orchestrator.clues", "orchestrator.verdict", "orchestrator.loneplan"]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",
                   "shutil", "glob", "io", "threading", "asyncio", "urllib", "http", "psutil", "logging"}  # fmt: skip
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes",

@@ -78,6 +78,13 @@ class WithProgram(click.Command):
     metavar="SECONDS",
     help="End the run when its ranks are silent for so long; 0: never. Learned from the run if left away.",
 )
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Start again up to N times where a failure is worth it, from the newest whole checkpoint.",
+)
+@click.option("--resume", metavar="RUN|CKPT", help="Go on from the newest whole checkpoint of RUN, or from this one.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")
@@ -96,6 +103,8 @@ def command(
     hang_after: Optional[float],
     ssh_config: Optional[Path],
     accept_new_host_keys: bool,
+    max_restarts: Optional[int],
+    resume: Optional[str],
     **options: Any,
 ) -> int:
     """Run JOB (a built-in name or a YAML file; default sknet50), or the program after `--`.
@@ -111,7 +120,13 @@ def command(
     spec = _job(job, ctx.meta.get("program")).with_settings(settings)
     if hang_after is not None:
         spec = replace(spec, hang_after=hang_after)
+    if max_restarts is not None:
+        spec = spec.with_restarts(max_restarts)
     request = launch.LaunchRequest(run_dir=run_dir, command_line=("ascendrun", *sys.argv[1:]), **options)
+    if resume is not None:
+        from orchestrator import resuming
+
+        request = replace(request, resume=resuming.checkpoint_of(resume, Store.of_user()))
     far = bool(hosts or targets)
     if far and dry_run:
         raise SpecError("--dry-run plans for this machine; what far hosts offer is known when they are asked")
@@ -119,11 +134,11 @@ def command(
         _show(launch.prepare(spec, request, os.environ), as_json)
         return 0
     with interrupts_noted() as interrupts:
-        if far:
+        if far or spec.restart is not None:  # who restarts a run stands beside its hosts, this one too
             from orchestrator import farlaunch
-            from orchestrator.hosts import load_inventory
+            from orchestrator.hosts import load_inventory, this_machine
 
-            inventory = load_inventory(hosts, targets)
+            inventory = load_inventory(hosts, targets) if far else this_machine()
             way = farlaunch.Way(ssh_config, accept_new_host_keys)
             run = farlaunch.start(spec, request, inventory, Store.of_user(), way)
         else:
@@ -145,7 +160,7 @@ def command(
     if as_json:
         output.print_json(output.run_as_json(run, state))
     else:
-        attach.show_end(run, state)
+        attach.show_end(monitor.as_of(run, state), state)
     return attach.exit_code(state, interrupts)
 
 

@@ -32,6 +32,10 @@ def progress_line(state: RunState) -> str:
     else:
         phases = sorted({rank.program_phase for rank in state.ranks if rank.program_phase})
         parts.append(", ".join(phases) if phases else "starting")
+    if state.attempt > 1:
+        parts[0] += f", attempt {state.attempt}"
+    if state.restart_at is not None:
+        return f"attempt {state.attempt} failed, starting again"
     return "stopping  " + parts[0] if state.stopping else "  ".join(parts)
 
 

@@ -188,6 +188,10 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
         show_evaluation(evaluation)
     if best is not None:
         click.echo(f"best checkpoint: {best.get('checkpoint')} ({scores(best)})")
+    for ended in state.earlier:
+        click.echo(f"attempt {ended.get('attempt')} ended: {plain(str(ended.get('sentence')))}; {_what_then(ended)}")
+    if state.attempt > 1:
+        click.echo(f"attempt {state.attempt} began {f'from {state.resumed_from}' if state.resumed_from else 'anew'}")
     for host, reason in state.silent_hosts.items():
         if not state.finished:
             say(f"{host} cannot be reached, and is tried again; its ranks go on: {reason}")
@@ -209,6 +213,11 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
     show_failure(run, state)
 
 
+def _what_then(ended: Mapping[str, Any]) -> str:
+    """Return what became of a run after an attempt."""
+    return plain(str(ended.get("reason"))) if ended.get("restart") else f"no restart: {plain(str(ended.get('reason')))}"
+
+
 def _remarks(rank: RankState) -> "list[str]":
     """Return what the supervisor noticed of a rank besides how it ended."""
     found = []
@@ -228,7 +237,7 @@ def checkpoint(told: "Mapping[str, Any]") -> str:
 def headline(state: RunState) -> str:
     """Return the outcome in a few words: `failed: rank 3, exit code 3`."""
     if state.outcome is Outcome.FAILED and (found := verdict(state)) is not None:
-        return plain(f"failed: {found.sentence}")
+        return plain(f"failed{', and is started again' * (state.restart_at is not None)}: {found.sentence}")
     if state.outcome is Outcome.STOPPED and state.stopped_by:
         return f"stopped by {state.stopped_by}"
     if state.stopping and not state.finished:

@@ -36,8 +36,28 @@ HOST_STARTED = "host_started"
 HOST_FINISHED = "host_finished"
 HOST_SILENT = "host_silent"  # host, reason: it cannot be reached
 HOST_BACK = "host_back"  # host
+HOST_ABSENT = "host_absent"  # host: it has nothing of this attempt, which never began there or was removed
+HOST_LOST = "host_lost"  # host: this attempt goes on, or is over, without it
+# Of a run that may be started again, in the controller's journal.
+HOSTS_AWAITED = "hosts_awaited"  # reason: the next attempt waits for hosts that do not answer
+ATTEMPT_ENDED = "attempt_ended"  # attempt, cause, rank, host, retriable, checkpoints, restart, reason, wait_s
+ATTEMPT_STARTED = "attempt_started"  # attempt (2, 3, …), ranks: [[rank, host], …], resume: path or None
 
 FROM_PROGRESS_FILE = (PHASE, EPOCH, CHECKPOINT, EVALUATION)
+
+
+# What the controller alone tells.
+OF_CONTROLLER = (
+    HOST_STARTED,
+    HOST_FINISHED,
+    HOST_SILENT,
+    HOST_BACK,
+    HOST_ABSENT,
+    HOST_LOST,
+    HOSTS_AWAITED,
+    ATTEMPT_ENDED,
+    ATTEMPT_STARTED,
+)
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ class Journal:
         self._torn = os.fstat(self._file).st_size > end  # a half line that the next write must end first
         self._waiting: List[bytes] = []
 
-    def append(self, kind: str, data: Optional[Mapping[str, Any]] = None, *, rank: Optional[int] = None) -> None:
+    def append(self, kind: str, data: Optional[Mapping[str, Any]] = None, *, rank: Optional[int] = None) -> Event:
         event = Event(self._next_seq, time.time(), time.monotonic(), kind, self.host, rank, data or {})
         self._add(event)
+        return event
 
     def copy(self, event: Event) -> Event:
         """Append an event of another host's journal and return it as it is here; there it has the number `of_host`."""

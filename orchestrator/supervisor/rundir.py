@@ -24,6 +24,8 @@ class RunDir:
     train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl, and stack.txt of one that hung
     scheduler/             the same for MindSpore's scheduler process
     hosts/NAME/            brought here from a far host: its journal, what its supervisor logged
+    attempts/2/            the run folder of an attempt, of a run that may be restarted
+    code.tar.gz            the user's program as it was sent to hosts that do not share its folder
     code/                  the user's program, on a host that does not share its folder
     evals/NAME/            the run folder of each evaluation
     ```
@@ -58,6 +60,10 @@ class RunDir:
     @property
     def code(self) -> Path:
         return self.root / "code"
+
+    @property
+    def sent_code(self) -> Path:
+        return self.root / "code.tar.gz"
 
     @property
     def journal(self) -> Path:

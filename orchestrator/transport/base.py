@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Optional
 
 from orchestrator.errors import HostError
@@ -16,11 +18,14 @@ MOST_OUTPUT_BYTES = 64 << 20  # what `run` takes; more is for `stream`
 STDERR_KEPT_BYTES = 1 << 20  # of what a program says on standard error the end counts
 CHUNK_BYTES = 1 << 18
 _SHOWN_LETTERS = 80
+_WRITTEN_S = 120.0  # for a disk to take what has arrived
 _MOST_LETTERS = 500  # of what a program says, in a message of ours
 
-# `put`: whole and in one step, or not at all. A connection that breaks ends the input early: hence the count.
+# `put`: whole and in one step, or not at all; into a folder that is made where $5 is "make". A connection that breaks
+# ends the input early: hence the count.
 _PUT = """
 umask 077
+[ "$5" != make ] || mkdir -p -- "$(dirname -- "$1")" || exit 1
 trap 'rm -f -- "$2"' EXIT
 cat > "$2" && [ "$(wc -c < "$2")" -eq "$4" ] && chmod "$3" "$2" && mv -f -- "$2" "$1" && trap - EXIT
 """
@@ -157,10 +162,32 @@ class Transport(ABC):
         path = as_operand(path)
         part = f"{path}.{secrets.token_hex(4)}.part"
         done = self.run(
-            ["sh", "-c", _PUT, "sh", path, part, f"{mode:o}", str(len(content))], input=content, timeout_s=timeout_s
+            ["sh", "-c", _PUT, "sh", path, part, f"{mode:o}", str(len(content)), ""], input=content, timeout_s=timeout_s
         )
         if done.code != 0:
             raise HostError(f"{self.host}: cannot write {path}: {done.last_words()}")
+
+    def put_file(self, source: Path, path: str, mode: int = 0o600) -> None:
+        """Write a file, however large, whole and in one step, and make its folder. Raises OSError of *source*."""
+        import secrets
+
+        path = as_operand(path)
+        part = f"{path}.{secrets.token_hex(4)}.part"
+        with source.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            with self.stream(["sh", "-c", _PUT, "sh", path, part, f"{mode:o}", str(size), "make"]) as stream:
+                while block := file.read(CHUNK_BYTES):
+                    stream.write(block)
+                stream.end_input()
+                try:
+                    stream.read(_WRITTEN_S)  # it says nothing, and ends
+                    ended = stream.wait(_WRITTEN_S)
+                except TimeoutError:
+                    raise HostError(
+                        f"{self.host}: {path} is not written {_WRITTEN_S:g} s after its last byte"
+                    ) from None
+        if ended.code != 0:
+            raise HostError(f"{self.host}: cannot write {path}: {ended.last_words()}")
 
     def get(self, path: str) -> Generator[bytes, None, None]:
         """Yield the bytes of a file, in pieces."""

@@ -122,12 +122,14 @@ def open_all(
     ssh_config: Optional[Path] = None,
     accept_new_host_keys: bool = False,
     at_once: int = AT_ONCE,
+    roads: Optional[Roads] = None,
 ) -> Fleet:
     """Connect to all hosts; those that cannot be reached stay in the fleet as HostErrors.
 
-    *ssh_config* None is ~/.ssh/config. Raises SpecError where it cannot be read.
+    *ssh_config* None is ~/.ssh/config; *roads* that led to hosts before know theirs. Raises SpecError where it cannot
+    be read.
     """
-    roads = Roads(ssh_config, accept_new_host_keys=accept_new_host_keys)
+    roads = roads or Roads(ssh_config, accept_new_host_keys=accept_new_host_keys)
     opened: "list[Transport]" = []
 
     def connect(entry: HostEntry) -> Connected:

@@ -53,6 +53,7 @@ def make_run_plan(make_host: Callable[..., Host]) -> Callable[..., RunPlan]:
             changes.pop("run_dir", RunDir(Path("/runs/run-1"))),
             changes.pop("python", "/usr/bin/python3"),
             changes.pop("environment", {}),
+            compile_cache=changes.pop("compile_cache", None),
         )
         return make_plan(
             spec or JobSpec(name="job", command=("python", "train.py")), [site], **{**arguments, **changes}

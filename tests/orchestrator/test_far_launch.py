@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import farside
+from orchestrator.attempts import Looked, _host, _refuse_unlike
 from orchestrator.errors import HostError
-from orchestrator.farlaunch import Looked, _host, _refuse_unlike
 from orchestrator.inventory import Device, Host, HostEntry
 from orchestrator.jobspec import JobSpec
 from orchestrator.plan import Ports, Site, make_plan

@@ -78,7 +78,7 @@ def test_no_file_comes_with_more_rights_than_a_file_has() -> None:
 def test_a_file_that_grows_meanwhile_is_brought_as_it_was_listed(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"x" * 100_000)
     with Local() as local:
-        mirror._fetch(local, str(tmp_path / "log"), tmp_path / "here/log", mirror._Listed("log", 7, 5, 0o600))
+        mirror.fetch(local, str(tmp_path / "log"), tmp_path / "here/log", size=7, changed_ns=5)
     assert (tmp_path / "here/log").read_bytes() == b"x" * 7
     assert (tmp_path / "here/log").stat().st_mtime_ns == 5
     assert [path.name for path in (tmp_path / "here").iterdir()] == ["log"]
@@ -86,7 +86,7 @@ def test_a_file_that_grows_meanwhile_is_brought_as_it_was_listed(tmp_path: Path)
 
 def test_a_file_that_no_disk_here_could_hold_is_not_begun(tmp_path: Path) -> None:
     with Local() as local, pytest.raises(RunDirError, match="and the disk has"):
-        mirror._fetch(local, "/dev/zero", tmp_path / "here/log", mirror._Listed("log", 1 << 62, 5, 0o600))
+        mirror.fetch(local, "/dev/zero", tmp_path / "here/log", size=1 << 62)
     assert list((tmp_path / "here").iterdir()) == []
 
 

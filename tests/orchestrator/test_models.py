@@ -14,7 +14,7 @@ import pytest
 from orchestrator import models
 from orchestrator.errors import RunNotFoundError, SpecError
 from orchestrator.jobspec import JobSpec, ModuleSpec
-from orchestrator.plan import lone_argv
+from orchestrator.loneplan import lone_argv
 from orchestrator.store import Run, Store
 
 JOB = JobSpec(name="mine", module="mine.train", export=ModuleSpec("mine.export"), predict=ModuleSpec("mine.predict"))

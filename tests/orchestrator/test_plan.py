@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from orchestrator.inventory import Device, Host
 from orchestrator.jobspec import JobSpec
-from orchestrator.plan import RunPlan, compile_cache_key, plan_evaluation
+from orchestrator.loneplan import plan_evaluation
+from orchestrator.plan import RunPlan, compile_cache_key
 from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
 from orchestrator.supervisor.rundir import RunDir, write_atomically
@@ -54,6 +55,7 @@ def test_every_rank_gets_the_variables_of_rank_table_dynamic_cluster_and_torchru
         "MS_SCHED_PORT": "29501",
         "MS_ROLE": "MS_WORKER",
         "MS_NODE_ID": "1",
+        "ASCENDRUN_ATTEMPT": "1",
         "ASCENDRUN_RUN_NAME": "run-1",
         "ASCENDRUN_BACKEND": "cpu",
         "ASCENDRUN_WORK_FOLDER": "/runs/run-1/train_parallel1",
@@ -271,7 +273,7 @@ def test_a_plan_is_the_same_after_a_journey_through_json(
 def test_a_plan_of_a_newer_ascendrun_is_read_without_its_new_fields(make_run_plan: MakePlan) -> None:
     plan = make_run_plan(MODULE)
     stored = json.loads(plan.to_json())
-    stored["attempt"] = stored["ranks"][0]["numa"] = stored["ranks"][0]["process"]["nice"] = 5
+    stored["epoch"] = stored["ranks"][0]["numa"] = stored["ranks"][0]["process"]["nice"] = 5
     assert RunPlan.from_json(json.dumps(stored)) == plan
 
 

@@ -21,6 +21,8 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 umount --lazy /run/netns $(awk '$2 ~ "^/run/ascendrun-testbed/[0-9]+$" { print $2 }' /proc/self/mounts)
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
+cat /proc/sys/kernel/random/uuid > /run/boot_id # each boot of a machine has a new one
+mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 cd /
 
 /usr/sbin/sshd
