@@ -56,7 +56,7 @@ def healthy_lines(seed: int, count: int) -> str:
         elif kind < 0.97:
             lines.append(
                 f"[DEBUG] RUNTIME(5021,python):{at} [stream.cc:{rng.randrange(999)}]5210 SubmitTask: "
-                f"stream_id={rng.randrange(64)}, task_id={rng.randrange(65536)}, sqe_type={rng.randrange(9)}, retCode=0x0"
+                f"stream_id={rng.randrange(64)}, task_id={rng.randrange(65536)}, retCode=0x0"
             )
         else:
             lines.append(

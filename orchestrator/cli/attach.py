@@ -16,7 +16,7 @@ from orchestrator.errors import HostError
 from orchestrator.runstate import Outcome, RunState
 from orchestrator.store import Run, Store
 
-_UNREACHABLE_S = 15.0  # how long a stop waits for hosts that nobody reaches
+_UNREACHABLE_S = 5.0  # how long a stop waits where nobody reaches what is left; that takes the controller 10 s to say
 
 
 def follow_to_end(
@@ -29,10 +29,11 @@ def follow_to_end(
     """
     passed_on = 0
     asked_at = time.monotonic() if stopping else None
+    unreachable_since: Optional[float] = None
     grace = run.plan.spec.grace_s if grace_s is None else grace_s
 
     def pass_on(state: RunState) -> None:
-        nonlocal passed_on, asked_at
+        nonlocal passed_on, asked_at, unreachable_since
         count = interrupts.count
         if count > passed_on and not state.finished:
             interrupts.drain()
@@ -49,22 +50,23 @@ def follow_to_end(
                     f"stopping {run.plan.name}: SIGTERM, then SIGKILL after {grace:g} s (Ctrl-C again: SIGKILL now)"
                 )
 
-        if asked_at is not None and time.monotonic() > asked_at + _UNREACHABLE_S:
-            _leave_unreachable(state, run.plan.name)
+        if asked_at is None or not _is_unreachable(state):
+            unreachable_since = None
+        elif unreachable_since is None:
+            unreachable_since = time.monotonic()
+        elif time.monotonic() > unreachable_since + _UNREACHABLE_S:
+            raise HostError(
+                f"{run.plan.name}: cannot reach {', '.join(state.silent_hosts)}, where ranks may run on; the run's "
+                f"controller keeps trying and passes the stop on: `ascendrun status {run.plan.name}` tells"
+            )
 
     return watch(monitor.Follower(run).states(interrupts.wake), pass_on)
 
 
-def _leave_unreachable(state: RunState, name: str) -> None:
-    """Raise HostError where all that is left of a run that is stopping is on hosts that nobody reaches."""
+def _is_unreachable(state: RunState) -> bool:
+    """Tell whether all that is left of a run is on hosts that nobody reaches."""
     left = {rank.host for rank in state.ranks if rank.ended_at is None}
-    if state.finished or not state.silent_hosts or left - set(state.silent_hosts):
-        return
-    hosts = ", ".join(state.silent_hosts)
-    raise HostError(
-        f"{name}: cannot reach {hosts}, where ranks may run on; the run's controller keeps trying and passes the stop "
-        f"on: `ascendrun status {name}` tells"
-    )
+    return not state.finished and bool(state.silent_hosts) and left <= set(state.silent_hosts)
 
 
 @click.command("attach")
@@ -74,8 +76,17 @@ def command(run: Optional[str]) -> int:
     found = Store.of_user().find(run)
     with interrupts_noted() as interrupts:
         state = follow_to_end(found, interrupts)
-    output.show_run(found, state)
+    show_end(found, state)
     return exit_code(state, interrupts)
+
+
+def show_end(run: Run, state: RunState) -> None:
+    """Print how *run* ended and, where it failed, why as far as its logs tell."""
+    output.show_run(run, state)
+    if state.outcome is Outcome.FAILED:
+        from orchestrator.cli import explain  # a run that succeeds needs no rules
+
+        explain.show_short(run, state)
 
 
 def exit_code(state: RunState, interrupts: Interrupts) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Optional
 import click
 
 from orchestrator.cli import output
+from orchestrator.errors import AscendrunError
 
 if TYPE_CHECKING:
     from orchestrator.explain import Report
@@ -65,18 +66,27 @@ def _run(what: "tuple[str, ...]") -> "Optional[Run]":
 
 def _of_run(run: "Run") -> "Report":
     from orchestrator import explain, mirror, monitor
+    from orchestrator.runstate import Outcome
 
     for error in mirror.bring(run):
         output.say(str(error))
-    return explain.explain_run(run, monitor.current_state(run))
+    state = monitor.current_state(run)
+    if state.outcome is not Outcome.FAILED:
+        output.say(f"{run.plan.name}: {output.headline(state)}; this is what its logs say all the same")
+    return explain.explain_run(run, state)
 
 
 def show_short(run: "Run", state: "RunState") -> None:
-    """Print in a few lines why *run* failed; nothing where no rule knows."""
-    from orchestrator import explain
+    """Print in a few lines why *run* failed; nothing where its logs do not tell. The run has been told already."""
+    from orchestrator import explain, mirror
     from orchestrator.cli import explaintable
 
-    report = explain.explain_run(run, state)
+    try:
+        mirror.bring(run)
+        report = explain.explain_run(run, state)
+    except AscendrunError as exc:
+        output.say(f"not explained: {exc}")
+        return
     if report.explanation.known:
         explaintable.show(report, explaintable.language_of(None), short=True)
-        click.echo(f"  more: ascendrun explain {run.plan.name}")
+        click.echo(f"more: ascendrun explain {run.plan.name}")

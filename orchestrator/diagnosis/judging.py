@@ -144,7 +144,14 @@ def _rank_of(sighting: Sighting, log: Log, rank_of_pid: "Mapping[tuple[Optional[
     for pid in (sighting.pid, log.place.pid):
         if pid is not None and (log.place.host, pid) in rank_of_pid:
             return rank_of_pid[log.place.host, pid]
-    return next(iter(log.scan.ranks)) if len(log.scan.ranks) == 1 and not sighting.section else None
+    return None if sighting.section else _rank_of_log(log)
+
+
+def _rank_of_log(log: Log) -> Optional[int]:
+    """Return the rank whose log it is, by its path or because no other wrote into it."""
+    if log.place.rank is None and len(log.scan.ranks) == 1:
+        return next(iter(log.scan.ranks))
+    return log.place.rank
 
 
 def _without_repeated_exceptions(sightings: "Iterable[Sighting]") -> "list[Sighting]":
@@ -282,7 +289,8 @@ def _suspects(stories: "Mapping[_Key, list[_Seen]]", logs: Sequence[Log]) -> "tu
         return tuple(sorted(missing))
     awaited = set().union(*awaited_by.values()) if awaited_by else set()
     waiting = {rank for rank, _ in stories if rank is not None}
-    return tuple(sorted(awaited - waiting) or sorted(awaited - {rank for rank, _ in awaited_by}))
+    silent = {rank for rank in map(_rank_of_log, logs) if rank is not None} - waiting
+    return tuple(sorted(awaited - waiting) or sorted(awaited - {rank for rank, _ in awaited_by}) or sorted(silent))
 
 
 def _calls_differ(echoes: "Sequence[_Seen]", rules: Rules) -> Optional[Explanation]:

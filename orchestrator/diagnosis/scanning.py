@@ -31,6 +31,7 @@ _KEPT = 4  # sightings of one rule by one rank that are kept
 _MOST_KEPT = 4000  # sightings kept of one log
 _DIGITS = b"0123456789abcdefABCDEF"  # of addresses, too
 _HEADING = re.compile(rb"^(?:==> (?P<path>.{1,400}) <==|[Rr]ank[ _-]?(?P<rank>\d{1,6}) ?:)[ \t]*\r?$", re.M)
+_FRAME = re.compile(rb'^.{0,200}File "[^"\n]+", line \d+.*\n?', re.M)
 _WORLD_SIZE = re.compile(r"(?:rankNum|ranks|rankSize|need connect rankNum is |total rank num )\[(\d{1,6})\]")
 
 # The order in which what is found counts.
@@ -228,6 +229,8 @@ class _Reading:
             self._told_enough.add(shape)
         if len(self._alike) > _MOST_SHAPES:
             self._alike.clear()
+        if self._is_source(first):
+            return
         text = line.decode("utf-8", "replace").rstrip("\r").rpartition("\r")[2]
         if is_traceback:
             self._read_traceback(first, text)
@@ -247,13 +250,18 @@ class _Reading:
         pattern = rule.compiled_near
         return pattern is None or pattern.search(self._buffer, max(0, first - _NEAR), last + _NEAR) is not None
 
+    def _is_source(self, first: int) -> bool:
+        """Tell whether the line is one of a program, as tracebacks quote them below each frame."""
+        before = self._buffer.rfind(b"\n", max(0, first - _MOST_LINE), max(0, first - 1)) + 1
+        return _FRAME.search(self._buffer, before, first) is not None
+
     def _read_traceback(self, first: int, text: str) -> None:
-        lines = self._buffer[first : first + _AHEAD].decode("utf-8", "replace").splitlines()
-        lines = [line[:_MOST_LINE] for line in lines]
-        lines[0] = text[:_MOST_LINE]
+        raw = self._buffer[first : first + _AHEAD].split(b"\n")
+        lines = [text, *(line[:_MOST_LINE].decode("utf-8", "replace") for line in raw[1:])]
         told = tracebacks.read(lines)
         if told is not None and told.type not in ("KeyboardInterrupt", "SystemExit", "GeneratorExit"):
-            self._keep(self._scanner.exception, first, text, {"exception": str(told)}, told)
+            last = first + sum(len(line) + 1 for line in raw[: told.lines - 1])
+            self._keep(self._scanner.exception, last, lines[told.lines - 1], {"exception": str(told)}, told)
 
     def _keep(
         self, rule: Rule, first: int, text: str, details: "dict[str, str]", traceback: Optional[Traceback]
