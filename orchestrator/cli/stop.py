@@ -25,7 +25,7 @@ from orchestrator.store import Store
 def command(run: Optional[str], grace: Optional[float], save: bool) -> int:
     """End RUN (default: the newest) and wait until no process of it is left.
 
-    Hosts that cannot be reached are waited for no longer than 15 s; they are told when they are back. Exit code 3 then.
+    Hosts that cannot be reached are not waited for, but for 5 s; they are told when they are back. Exit code 3 then.
     """
     found = Store.of_user().find(run)
     state = monitor.current_state(found)

@@ -56,7 +56,7 @@ def test_nasty_words_names_and_paths_arrive_as_they_are(far: Far) -> None:
     assert answer[:2] == [arguments, sorted([f"{NASTY}.txt", "train.py"])]
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(work=folders, arguments=st.lists(words, max_size=4))
 def test_any_words_and_work_folders_do(far: Far, work: str, arguments: "list[str]") -> None:
     assert told(far, far.cli.folder, work, arguments)[0] == arguments

@@ -52,13 +52,10 @@ def test_a_changed_host_key(far: Far) -> None:
     ("node2", "said"),
     [
         ({"identity_file": "/nowhere/key"}, "node2: refuses root with /nowhere/key (no such file)"),
-        ({"user": "nobody-here"}, "node2: refuses nobody-here with "),
         ({"address": "no-such-host.invalid"}, "node2: there is no host by the name no-such-host.invalid"),
         ({"port": 23}, "port 23 refuses connections"),
         ({"python": "/nowhere/python3"}, "node2: cannot start /nowhere/python3: "),
-        ({"python": "/etc/passwd"}, "node2: cannot start /etc/passwd: "),
         ({"setup": ["exit 9"]}, "node2: the lines of setup: end with exit code 9"),
-        ({"setup": ["no-such-command"], "python": "nix"}, "node2: cannot start nix: "),
         ({"work_folder": "/proc/nowhere"}, "node2: cannot keep files of ours in /proc/nowhere/.ascendrun: "),
         ({"address": "node1"}, "node2: is the same machine as node1; name it once"),
     ],
@@ -77,7 +74,6 @@ def test_a_host_of_which_the_hosts_file_says_what_is_not_so(far: Far, node2: "di
         (["--rendezvous", "rank-table", "--devices", "9"], 2, "9"),
         (["--", "no-such-program"], 3, "node1: there is no program no-such-program in its PATH"),
         (["--name", "a b"], 2, "--name 'a b': a name is made of letters"),
-        (["--name", "a\nb"], 2, "a name is made of letters"),
         (["--run-dir", "/proc/nowhere"], 2, "choose another --run-dir"),
     ],
 )

@@ -25,25 +25,21 @@ def losses(run_dir: Path, rank: int) -> "list[str]":
 
 
 @pytest.mark.timeout(300)
-def test_sknet_trains_on_two_hosts_as_on_one_and_is_collected_and_evaluated_here(far: Far) -> None:
-    words = ["-m", "sknet.sample", "data", "--train", "64", "--test", "20"]
+def test_sknet_trains_on_two_hosts_as_on_one_and_is_collected_here(far: Far) -> None:
+    words = ["-m", "sknet.sample", "data", "--train", "64", "--test", "20"]  # on every host under the same path
     for host in far.bed.hosts[:2]:
         far.bed.exec(host, ["env", "--chdir=/tmp", sys.executable, *words])
     subprocess.run([sys.executable, *words], cwd=far.cli.folder, check=True, capture_output=True)
 
-    # Another sknet lies in the way on one host: the one that was sent along counts.
-    setup = ["mkdir -p /tmp/other/sknet && echo 'raise SystemExit(9)' > /tmp/other/sknet/__init__.py",
-             "export PYTHONPATH=/tmp/other"]  # fmt: skip
-    hosts = far.hosts(2, node2={"setup": setup})
-    far.cli("launch", *WORDS, "--hosts", hosts, "--devices", "1", "--dataset", "/tmp/data", "--name", "r", "--detach")
+    far.cli(
+        "launch", *WORDS, "--hosts", far.hosts(2), "--devices", "1", "--dataset", "/tmp/data", "--name", "r", "--detach"
+    )
     wait_for(lambda: any(event["kind"] == "progress" for event in far.events()), 120)
     assert {rank["host"] for rank in far.cli.status("r")["ranks"]} == {"node1", "node2"}
     assert "r: succeeded" in far.cli("attach", "r", timeout=120).stdout
     whole(far.events())
     assert nothing_left(far.bed, far.before) == []
 
-    done = far.cli("eval", "r", "--dataset", "data", "--json", timeout=120)  # brings the checkpoints by itself
-    assert '"top_1_accuracy"' in done.stdout
     assert far.cli("collect", "r").returncode == 0
     assert list((far.cli.folder / "collected/r/train_parallel0/ckpt").glob("*.ckpt"))
 
