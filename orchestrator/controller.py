@@ -19,7 +19,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Optional
 
 from orchestrator import checkpoints, policy, restarts
@@ -28,6 +28,7 @@ from orchestrator.errors import AscendrunError
 from orchestrator.farhosts import FarHosts, Line
 from orchestrator.following import LONGEST_WAIT_S, Followed, Lost, Missing, News, Reached, follow
 from orchestrator.jobspec import RestartSpec
+from orchestrator.plan import NO_USE_S
 from orchestrator.runstate import RankPhase, fold, initial_state
 from orchestrator.store import Run
 from orchestrator.supervisor import events, ownership
@@ -38,7 +39,6 @@ from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.fanout import Roads
 
 _LOOK_EVERY_S = 0.5
-_NO_USE_S = 2.0  # of grace, where there is nothing to save
 _ENDS = (events.PROCESS_EXITED, events.PROCESS_LOST)
 
 
@@ -80,6 +80,7 @@ class Controller:
         self._stopping: Optional[tuple[float, str]] = None
         self._waited_for: Optional[str] = None  # why hosts that the run waits for do not answer
         self._asked_to_stop = False  # by a person, not by a failure
+        self._asked_to_restart: Optional[str] = None  # by whom
         self._lost: "set[str]" = set()  # hosts given up, in any attempt
         self._copier = Copier(run.run_dir, self._copies_wanted())
         self._new_attempt()
@@ -159,7 +160,8 @@ class Controller:
         """Decide what becomes of an attempt that is over; tell whether another one has begun."""
         spec = self.run.plan.spec.restart
         succeeded = all(rank.phase is RankPhase.SUCCEEDED for rank in self.state.ranks)
-        if spec is None or self._asked_to_stop or (succeeded and not self.state.lost_hosts):
+        done = succeeded and not self.state.lost_hosts and self._asked_to_restart is None
+        if spec is None or self._asked_to_stop or done:
             return False
         if not self.state.earlier or self.state.earlier[-1].get("attempt") != self.state.attempt:
             self._end_attempt(restarts.ending(self.state), spec)
@@ -190,8 +192,13 @@ class Controller:
             self._look_around(_LOOK_EVERY_S)
 
     def _end_attempt(self, ending: "policy.Attempt", spec: RestartSpec) -> None:
-        earlier = [restarts.attempt_of(one) for one in self.state.earlier]
+        earlier = [restarts.attempt_of(one) for one in self.state.earlier if one.get("cause") != policy.ASKED]
         decision = policy.decide(spec, [*earlier, ending])
+        if self._asked_to_restart is not None:
+            ending = replace(ending, cause=policy.ASKED, sentence=f"ended for {self._asked_to_restart}")
+            decision = policy.Decision(True, "it was asked for")
+            self._asked_to_restart = None
+            self.run.run_dir.restart_request.unlink(missing_ok=True)
         told = {**asdict(ending), "attempt": self.state.attempt, **asdict(decision)}
         self._tell(events.ATTEMPT_ENDED, told)
 
@@ -220,7 +227,7 @@ class Controller:
             self._tell(events.HOST_LOST, {"host": name})
             one.stop = (0.0, "its run goes on without it")  # should it come back
             if self._stopping is None:
-                self._stop_all(_NO_USE_S, f"host {name} is lost", but=name)
+                self._stop_all(NO_USE_S, f"host {name} is lost", but=name)
 
     # ── what hosts tell ────────────────────────────────────────────────────────────────────────────────────
 
@@ -237,7 +244,7 @@ class Controller:
             one.finished = True
             self._tell(events.HOST_ABSENT, {"host": one.far.name})
             if self._stopping is None:
-                self._stop_all(_NO_USE_S, f"the controller: {one.far.name} has no part of this run")
+                self._stop_all(NO_USE_S, f"the controller: {one.far.name} has no part of this run")
             return
         reachable = isinstance(news, Reached)
         if one.reachable is not reachable:
@@ -271,18 +278,19 @@ class Controller:
             self._copier.add(known, one.far, one.transport)
         failed = event.kind in _ENDS and event.rank is not None and event.data.get("code") != 0
         if failed and self._stopping is None:
-            self._stop_all(self._grace_of_failure(), f"rank {event.rank} on {event.host} ended", but=event.host)
-
-    def _grace_of_failure(self) -> float:
-        """Return how long ranks get whose peer has failed: with a restart to come they have nothing to save."""
-        grace_s = self.run.plan.spec.grace_s
-        return grace_s if self.run.plan.spec.restart is None else min(grace_s, _NO_USE_S)
+            self._stop_all(
+                self.run.plan.grace_of_failure_s(), f"rank {event.rank} on {event.host} ended", but=event.host
+            )
 
     def _copies_wanted(self) -> bool:
         spec = self.run.plan.spec.restart
         return spec is not None and spec.on_host_lost != "wait"
 
     def _heed_requests(self) -> None:
+        if self._asked_to_restart is None and self.run.run_dir.restart_request.exists():
+            self._asked_to_restart = "ascendrun restart"
+            if self._stopping is None:
+                self._stop_all(self.run.plan.spec.grace_s, self._asked_to_restart)
         try:
             request = json.loads(self.run.run_dir.stop_request.read_bytes())
             grace_s, by = float(request["grace_s"]), str(request.get("by", "unknown"))

@@ -4,6 +4,7 @@
                         comes, make the run folder from it, start its supervisor, and go on as `follow`
     follow FOLDER SEQ   the journal after event SEQ as it grows; a supervisor that was killed gets a successor
     whole FOLDER        for each file that standard input tells of, what is wrong with it, or null
+    strike FOLDER PROCESS SIGNAL   for drills: send a signal to a rank or to the supervisor; print its pid
     files FOLDER        the regular files of a run, one a line
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
     leftovers           the processes that earlier runs left here
@@ -27,6 +28,7 @@ from typing import Any, Optional
 from orchestrator.supervisor import abandoned, machine, serving
 from orchestrator.supervisor.process import Identity, Place
 from orchestrator.supervisor.rundir import RunDir
+from orchestrator.supervisor.strike import strike
 from orchestrator.supervisor.whole import problem_of
 
 _LEAST_FREE_BYTES = 16 << 20
@@ -45,6 +47,8 @@ def main(words: "list[str]") -> int:
             serving.list_files(Path(rest[0]))
         elif command == "tail":
             serving.tail(Path(rest[0]), json.loads(sys.stdin.readline()))
+        elif command == "strike":
+            print(strike(RunDir(Path(rest[0])), rest[1], int(rest[2])))
         elif command == "leftovers":
             json.dump(abandoned.find(), sys.stdout)
         elif command == "end":

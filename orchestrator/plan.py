@@ -29,6 +29,7 @@ MEETING_VARIABLES = (
 RESUME = "ASCENDRUN_RESUME"  # the checkpoint that a rank goes on from; unset: it begins anew
 # What a host's environment may set by hand, and the plan leaves as it is.
 HEEDED_VARIABLES = ("PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
+NO_USE_S = 2.0  # of grace, where there is nothing to save
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
 
 
@@ -77,8 +78,20 @@ class RunPlan:
         here = tuple(replace(one, folder=one.folder.rpartition("/")[2]) for one in processes)
         elsewhere = any(rank.host != host for rank in self.ranks)
         return HostPlan(
-            self.run_id, host, here, self.spec.grace_s, patterns, on_demand, self.spec.hang_after, elsewhere
+            self.run_id,
+            host,
+            here,
+            self.spec.grace_s,
+            patterns,
+            on_demand,
+            self.spec.hang_after,
+            elsewhere,
+            self.grace_of_failure_s(),
         )
+
+    def grace_of_failure_s(self) -> float:
+        """Return what ranks get to end in whose peer has failed: with a restart to come they have nothing to save."""
+        return self.spec.grace_s if self.spec.restart is None else min(self.spec.grace_s, NO_USE_S)
 
     def resuming(self, checkpoints: Mapping[int, str]) -> "RunPlan":
         """Return the same plan with ranks that go on from *checkpoints*: by rank, absolute on the rank's host."""

@@ -8,6 +8,8 @@ from typing import Optional
 
 from orchestrator.jobspec import RestartSpec
 
+ASKED = "asked"  # the cause of an attempt that was ended for the next, which counts for nothing
+
 
 @dataclass(frozen=True)
 class Attempt:

@@ -22,6 +22,7 @@ VERBS = {
     "logs": "Print the logs of a run's ranks.",
     "explain": "Say why a job failed, by its logs.",
     "stop": "End a run, and everything it started.",
+    "restart": "Begin the next attempt of a run; kill a rank, for a drill.",
     "clean": "End what earlier runs left behind.",
     "eval": "Evaluate the checkpoints of a run.",
     "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",

@@ -52,6 +52,11 @@ class HostPlan:
     scheduler_on_demand: Optional[Tuple[str, int]] = None
     hang_after_s: Optional[float] = None  # of silence; 0: never; None: as learned from the run
     ranks_elsewhere: bool = False  # other hosts have ranks of this run too
+    failed_grace_s: Optional[float] = None  # as grace_s, for ranks whose peer has failed; None: the same
+
+    @property
+    def grace_of_failure_s(self) -> float:
+        return self.grace_s if self.failed_grace_s is None else self.failed_grace_s
 
     @property
     def scheduler(self) -> Optional[ProcessPlan]:
@@ -79,4 +84,5 @@ class HostPlan:
             (on_demand[0], on_demand[1]) if on_demand else None,
             fields.get("hang_after_s"),
             fields.get("ranks_elsewhere", False),
+            fields.get("failed_grace_s"),
         )

@@ -104,7 +104,7 @@ class Supervisor:
         hanging = self.watching.tick(self._running_ranks())
         if hanging and not self._is_ending():
             self.watching.tell_hangs(hanging)
-            self._intend(Intent("hang", self.plan.grace_s, hanging[0].rank))
+            self._intend(Intent("hang", self.plan.grace_of_failure_s, hanging[0].rank))
         self.journal.flush()
 
     def _running_ranks(self) -> Dict[int, Identity]:
@@ -177,7 +177,7 @@ class Supervisor:
         if stopping and self.stop is None:
             self._begin_stop(float(stopping[-1].data.get("grace_s", self.plan.grace_s)))
         elif self.stop is None and any(event.kind == events.HANG for event in past):
-            self._intend(Intent("hang", self.plan.grace_s))  # the one before us was killed over it
+            self._intend(Intent("hang", self.plan.grace_of_failure_s))  # the one before us was killed over it
 
     # ── noticing ───────────────────────────────────────────────────────────────────────────────────
 
@@ -236,14 +236,14 @@ class Supervisor:
         if rank is not None:
             self._rank_failed(rank)
         elif not any(one.ended for one in self.processes if one.plan.rank is not None):
-            self._intend(Intent("scheduler_failed", self.plan.grace_s))  # no rank lives long without it
+            self._intend(Intent("scheduler_failed", self.plan.grace_of_failure_s))  # no rank lives long without it
 
     def _last_words(self, watched: Watched) -> Dict[str, Any]:
         log = self.run_dir.log(watched.plan.folder, watched.plan.log)
         return {"tail": last_lines(log), "errors": telling_lines(log)}
 
     def _rank_failed(self, rank: int) -> None:
-        intent = Intent("rank_failed", self.plan.grace_s, rank)
+        intent = Intent("rank_failed", self.plan.grace_of_failure_s, rank)
         if self.watching.peers_waited():
             self._intend(intent)  # it may have waited in vain for one that runs
         else:

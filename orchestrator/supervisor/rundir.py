@@ -20,7 +20,7 @@ class RunDir:
     supervisor.lock        held by the supervisor, and says who that is
     supervisor.log
     processes/             what the keepers write: rank-3.started.json, rank-3.exited.json
-    requests/              what others ask of the supervisor: stop.json
+    requests/              what others ask of the supervisor: stop.json; of the controller: restart.json
     train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl, and stack.txt of one that hung
     scheduler/             the same for MindSpore's scheduler process
     hosts/NAME/            brought here from a far host: its journal, what its supervisor logged
@@ -88,6 +88,10 @@ class RunDir:
     @property
     def stop_request(self) -> Path:
         return self.requests / "stop.json"
+
+    @property
+    def restart_request(self) -> Path:
+        return self.requests / "restart.json"
 
     @property
     def evals(self) -> Path:

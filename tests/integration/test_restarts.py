@@ -96,6 +96,24 @@ def test_a_stop_between_two_attempts_ends_the_run(cli: Cli) -> None:
     assert not starts(cli.events("r"))
 
 
+def test_a_restart_by_hand_goes_on_from_the_newest_checkpoint(cli: Cli) -> None:
+    name = job(cli.folder, restart={"max_restarts": 1}, STEPS="60")
+    cli("launch", name, "--devices", "2", "--name", "r", "--detach")
+    wait_for(lambda: any(event["kind"] == "checkpoint" for event in cli.events("r")))
+    cli("restart", "r")
+    wait_for(lambda: bool(starts(cli.events("r"))))
+    cli("restart", "r", "--rank", "1")
+    cli("attach", "r", timeout=60)
+    assert [(one["cause"], one["rank"]) for one in ends(cli.events("r"))] == [("asked", None), ("signal", 1)]
+    assert len(starts(cli.events("r"))) == 2
+
+
+def test_a_run_that_nobody_would_start_again_is_not_restarted(cli: Cli) -> None:
+    (cli.folder / "trainer.py").write_text(TRAINER)
+    cli("launch", "--devices", "1", "--name", "r", "--", sys.executable, "-S", "trainer.py")
+    assert "--resume r" in cli("restart", "r", code=2).stderr
+
+
 # ── on far hosts ───────────────────────────────────────────────────────────────────────────────────────────
 
 
