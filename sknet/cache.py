@@ -20,7 +20,7 @@ from sknet.distributed import World
 PATH = "MS_COMPILER_CACHE_PATH"
 # All that ends up in a graph. Rates, epochs, seeds and paths stay outside: weights and rates are parameters.
 SHAPING = (
-    "net", "class_num", "group_convolution", "image_size", "batch_size", "momentum", "weight_decay",
+    "net", "class_num", "group_convolution", "image_size", "batch_size", "accumulate", "momentum", "weight_decay",
     "label_smooth_factor", "loss_scale", "loss_scale_mode", "loss_scale_window", "bn_momentum", "amp_level",
     "dataset_sink_mode", "device_target",
 )  # fmt: skip

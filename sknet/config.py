@@ -29,7 +29,7 @@ LIMITS = (
 FREE_ON_RESUME = (
     "dataset_path", "pre_trained", "pretrain_epoch_size", "resume", "save_checkpoint", "save_checkpoint_epochs",
     "save_checkpoint_steps", "keep_checkpoint_max", "save_checkpoint_path", "diverged_above", "dataset_sink_mode",
-    "device_target", "run_distribute", "device_num", "checkpoint_path",
+    "device_target", "run_distribute", "device_num", "checkpoint_path", "accumulate",
 )  # fmt: skip
 
 
@@ -77,6 +77,13 @@ class Config:
     )
     image_size: int = key(224, "pixels: pictures are resized to this many squared", least=8, most=1024)
     batch_size: int = key(32, "pictures per device and step", least=1, most=65536)
+    accumulate: int = key(
+        1,
+        "parts of a batch that are computed one after the other, their gradients added up, where memory has no room "
+        "for all at once; fewer ranks that resume a run choose so many that a part is what one of the first ranks took",
+        least=1,
+        most=1024,
+    )
     epoch_size: int = key(90, "epochs of the whole schedule", least=1, most=10_000)
     pretrain_epoch_size: int = key(0, "epochs that pre_trained has behind it; training goes on after them", least=0)
     pre_trained: str | None = key(None, "checkpoint whose weights to start from; for all else see resume")

@@ -81,21 +81,24 @@ def wanted(config: Config, environment: Mapping[str, str]) -> Config:
 
 
 def shared_out(start: Start, config: Config, ranks: int) -> Config:
-    """Return the settings with the batch_size by which *ranks* ranks take the run's global batch in each step.
+    """Return the settings by which *ranks* ranks take the run's global batch in each step.
 
-    The batch_size that is given may be that of the ranks which began the run, or the one for these ranks. In each step
-    the ranks together see the same pictures, however many they are. Raises InputError where they cannot share evenly.
+    In each step the ranks together see the same pictures, however many they are. With the batch_size of the ranks that
+    began, fewer ranks take several such batches one after the other (accumulate): batch norm and memory see no
+    difference. With the one that is right for these ranks they take it at once. Raises InputError where they cannot
+    share evenly.
     """
-    batch = start.course.global_batch
+    batch, begun_with = start.course.global_batch, start.course.settings["batch_size"]
     if batch % ranks:
         raise InputError(
             f"cannot resume from {start.path} on {ranks} ranks: its {batch} pictures a step cannot be shared out "
             f"evenly; take {', '.join(str(count) for count in range(1, batch + 1) if batch % count == 0)} ranks"
         )
-    begun_with = start.course.settings.get("batch_size")
-    if config.batch_size not in (begun_with, batch // ranks):
-        return config  # check() will name it
-    return dataclasses.replace(config, batch_size=batch // ranks)
+    share = batch // ranks
+    if config.batch_size != begun_with:
+        return config  # check() looks whether it is the share
+    parts = 1 if share % begun_with else share // begun_with
+    return dataclasses.replace(config, batch_size=share, accumulate=config.accumulate * parts)
 
 
 def check(start: Start, config: Config, steps: int, ranks: int, pictures: int) -> None:

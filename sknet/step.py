@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -16,6 +17,7 @@ each = ops.HyperMap()
 times = ops.MultitypeFuncGraph("times")
 flatten = ops.MultitypeFuncGraph("flatten")
 cut = ops.MultitypeFuncGraph("cut")
+plus = ops.MultitypeFuncGraph("plus")
 
 
 @times.register("Number", "Tensor")
@@ -31,6 +33,11 @@ def _(factor, gradient):
 @flatten.register("Tensor")
 def _(gradient):
     return gradient.reshape((-1,))
+
+
+@plus.register("Tensor", "Tensor")
+def _(one, other):
+    return one + other
 
 
 @cut.register("Tensor", "Number", "Tensor")
@@ -139,6 +146,8 @@ class TrainStep(nn.Cell):
 
     A rank that was asked to end says so in the all-reduce of its next step (ask_to_end); all know after that same step
     (`end_agreed`), so none leaves alone. One rank has nobody to tell, and knows at once.
+
+    *parts* > 1 takes a batch in so many pieces, one after the other. Batch norm sees one piece at a time.
     """
 
     def __init__(
@@ -151,8 +160,10 @@ class TrainStep(nn.Cell):
         *,
         label_smooth_factor: float = 0.0,
         scale_window: int | None = None,
+        parts: int = 1,
     ) -> None:
         super().__init__()
+        self.parts = parts
         self.optimizer = optimizer
         self.weights = ms.ParameterTuple(optimizer.parameters)
         self.scaling = DynamicScale(loss_scale, scale_window) if scale_window else None
@@ -162,7 +173,7 @@ class TrainStep(nn.Cell):
         self.ranks = ranks
         self.forward = ScaledLoss(net, scale, label_smooth_factor)  # a cell of ours, so that set_train reaches the net
         self.differentiate = ops.value_and_grad(self.forward, None, self.weights)
-        factor = 1.0 / ranks if self.scaling else 1.0 / (loss_scale * ranks)
+        factor = 1.0 / (ranks * parts) if self.scaling else 1.0 / (loss_scale * ranks * parts)
         if ranks == 1:
             self.mean: nn.Cell = OneRank(factor)
         elif packed:
@@ -172,7 +183,7 @@ class TrainStep(nn.Cell):
 
     def construct(self, pictures, labels, rate):
         ops.assign(self.optimizer.learning_rate, rate)
-        loss, gradients = self.differentiate(pictures, labels)
+        loss, gradients = self.sum_of_parts(pictures, labels)
         loss, gradients, agreed = self.mean(loss, gradients, self.asked)
         if self.ranks > 1:
             loss = ops.depend(loss, ops.assign(self.agreed, agreed))
@@ -185,6 +196,20 @@ class TrainStep(nn.Cell):
         if finite:
             loss = ops.depend(loss, self.optimizer(gradients))
         return ops.depend(loss, self.scaling(finite))
+
+    def sum_of_parts(self, pictures: ms.Tensor, labels: ms.Tensor) -> Any:
+        """Return loss and gradients, added up over the parts: the next one begins when the memory of one is free.
+
+        Of n parts one takes every n-th picture: so those of one rank are what each of n ranks would have taken.
+        """
+        if self.parts == 1:
+            return self.differentiate(pictures, labels)
+        loss, gradients = self.differentiate(pictures[0 :: self.parts], labels[0 :: self.parts])
+        for part in range(1, self.parts):
+            pictures = ops.depend(pictures, gradients)
+            further, more = self.differentiate(pictures[part :: self.parts], labels[part :: self.parts])
+            loss, gradients = loss + further, each(plus, gradients, more)
+        return loss, gradients
 
     def ask_to_end(self) -> None:
         """Tell all ranks, with the next step, that this one was asked to end."""

@@ -89,6 +89,8 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
     if start:
         config = resume.shared_out(start, config, world.ranks)
     cache.separate(environment, "train", [config], world)
+    if config.batch_size % config.accumulate:
+        raise InputError(f"accumulate {config.accumulate} must divide the {config.batch_size} pictures of a batch")
     steps = dataset.steps_per_epoch(pictures, config.batch_size, world.ranks)
     if start:
         resume.check(start, config, steps, world.ranks, len(pictures))
@@ -103,7 +105,8 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
     if start and world.distributed:
         resume.agree(start, world, total)
 
-    net = build(config.net, config.class_num, config.bn_momentum, config.seed, config.group_convolution)
+    bn_momentum = config.bn_momentum ** (1 / config.accumulate)  # its statistics move with each part of a step
+    net = build(config.net, config.class_num, bn_momentum, config.seed, config.group_convolution)
     tensors = tensors_of(net)
     if config.pre_trained:
         load(tensors, read(Path(config.pre_trained)), Path(config.pre_trained))
@@ -118,6 +121,7 @@ def train(config: Config, pictures: dataset.Pictures, world: World, environment:
         packed=config.device_target == "CPU",
         label_smooth_factor=config.label_smooth_factor,
         scale_window=config.loss_scale_window if in_half and config.loss_scale_mode == "dynamic" else None,
+        parts=config.accumulate,
     )
     step.set_train()
     if start:

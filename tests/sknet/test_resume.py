@@ -136,9 +136,7 @@ def test_two_ranks_of_which_one_is_asked_to_end_end_together_and_resume_as_if_th
 
     alone = run_module("sknet.train", *common[2:], "--save_checkpoint_path=alone", ASCENDRUN_RESUME=str(saved))
     assert alone.returncode == 0, alone.stderr[-2000:]
-    steps = STEP.findall(alone.stdout)
-    assert [step[:2] for step in steps] == [step[:2] for step in losses[done:]]
-    assert float(steps[0][2]) == pytest.approx(float(losses[done][2]), rel=0.02)
+    assert STEP.findall(alone.stdout) == losses[done:]  # two gradients have the same sum in any order
     sidecar = checkpoint.sidecar_of(checkpoint.find(tmp_path / "alone")[-1])
     assert (sidecar["global_batch"], sidecar["ranks"], sidecar["steps_per_epoch"]) == (32, 2, 4)
 
@@ -179,13 +177,16 @@ def test_pictures_cannot_change_and_paths_and_saving_can() -> None:
     resume.check(start(Config()), other, 8, 1, 130)
 
 
-@pytest.mark.parametrize(("ranks", "given", "batch"), [(1, 8, 32), (2, 8, 16), (2, 16, 16), (4, 8, 8), (8, 8, 4)])
-def test_other_ranks_take_the_pictures_of_the_ranks_that_began(ranks: int, given: int, batch: int) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "given", "batch", "parts"),
+    [(1, 8, 32, 4), (2, 8, 16, 2), (2, 16, 16, 1), (4, 8, 8, 1), (8, 8, 4, 1)],
+)
+def test_other_ranks_take_the_pictures_of_the_ranks_that_began(ranks: int, given: int, batch: int, parts: int) -> None:
     begun = dataclasses.replace(
         start(Config()), course=Course("a run", 4, 4, 130, 1.0, resume.settings_of(Config(batch_size=8)))
     )
     config = resume.shared_out(begun, Config(batch_size=given), ranks)
-    assert config.batch_size == batch
+    assert (config.batch_size, config.accumulate) == (batch, parts)
     resume.check(begun, config, 4, ranks, 130)
 
 

@@ -61,6 +61,10 @@ def test_momentum_and_weight_decay_follow_their_formula_whatever_the_loss_scale(
     assert np.allclose(net.dense.bias.asnumpy(), bias, atol=1e-5)
 
 
+def both(net: nn.Cell) -> tuple[nn.Cell, nn.Cell]:
+    return net, momentum_optimizer(net, 0.9, 0.0)
+
+
 def scaled_step(first: float, window: int) -> TrainStep:
     net = Linear()
     return TrainStep(net, momentum_optimizer(net, 0.9, 0.0), first, 1, packed=True, scale_window=window)
@@ -159,3 +163,34 @@ def test_the_state_names_a_momentum_buffer_for_each_weight_by_its_place_in_the_n
         f"loss_scale.{part}" for part in ("value", "good", "skipped")
     }
     assert all(state[f"moment.{name}"].shape == tensors[name].shape for name in trained)
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+def test_a_batch_in_parts_gives_the_loss_and_the_weights_of_the_whole(graph_mode: None, mode: int) -> None:
+    ms.set_context(mode=mode)
+    images, labels = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32), np.arange(6) % 2
+    ends = []
+    for parts, window in ((1, None), (2, None), (3, None), (3, 5)):
+        net = Linear()
+        step = TrainStep(net, momentum_optimizer(net, 0.9, 0.1), 8.0, 1, packed=True, scale_window=window, parts=parts)
+        for _ in range(3):
+            loss = step(ms.Tensor(images), ms.Tensor(labels, ms.int32), ms.Tensor(0.5, ms.float32))
+        ends.append(np.append(net.dense.weight.asnumpy(), loss.asnumpy()))
+    assert all(np.allclose(end, ends[0], rtol=1e-5) for end in ends[1:])
+
+
+@pytest.mark.parametrize("mode", [ms.PYNATIVE_MODE, ms.GRAPH_MODE])
+@pytest.mark.parametrize("window", [None, 5])
+def test_one_rank_that_is_asked_to_end_knows_at_once_and_its_steps_are_the_same(
+    graph_mode: None, mode: int, window: int | None
+) -> None:
+    ms.set_context(mode=mode)
+    step = scaled_step(8.0, window) if window else TrainStep(*both(Linear()), 8.0, 1, packed=True)
+    still = ms.Tensor(0.0, ms.float32)
+    first = step(pictures_of(1.0), ms.Tensor([0], ms.int32), still).asnumpy()
+    assert not step.end_agreed
+    step.ask_to_end()
+    assert step.end_agreed
+    assert step(pictures_of(1.0), ms.Tensor([0], ms.int32), still).asnumpy() == first
+    assert step.end_agreed
+    assert not any("asked" in name or "agreed" in name for name in step.state(tensors_of(step.forward.net)))
