@@ -10,8 +10,9 @@ import stat
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Optional, cast
+from typing import Any, Optional, cast
 
 from orchestrator.diagnosis.judging import Endings, Evidence, Explanation, Log, explain
 from orchestrator.diagnosis.places import Place, place_of_path
@@ -166,15 +167,15 @@ def _told(exc: OSError) -> str:
     return f"{exc.filename}: {exc.strerror or exc}"
 
 
-def _open(path: Path) -> "BinaryIO":
+def _open(path: Path) -> BufferedIOBase:
     """Open a log, unpacked. Raises OSError."""
     file = open_regular(path)
     head = file.read(8)
     file.seek(0)
     for magic, opener in _PACKED.items():
         if head.startswith(magic):
-            return cast("BinaryIO", opener(file, "rb"))
-    return file
+            return cast(BufferedIOBase, opener(file, "rb"))
+    return cast(BufferedIOBase, file)
 
 
 def _blocks(file: _File, end_bytes: Optional[int], notes: "list[str]") -> "Iterator[Block]":
@@ -186,7 +187,7 @@ def _blocks(file: _File, end_bytes: Optional[int], notes: "list[str]") -> "Itera
         with _open(file.path) as opened:
             packed = not hasattr(opened, "raw")  # its size is known when it is read
             offset = 0
-            while data := opened.read(_BLOCK):
+            while data := opened.read1(_BLOCK):  # of a packed file that breaks off `read` would give nothing
                 if offset == 0 and b"\0" in data[:_HEAD]:
                     return
                 thorough = (

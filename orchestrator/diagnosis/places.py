@@ -36,11 +36,11 @@ _RANK_IN_PATH = re.compile(
 )
 _PID_IN_PATH = re.compile(r"(?:^|/)(?:plog|atrace)[-_](\d{1,9})_\d{10,}")
 _HOST_IN_PATH = re.compile(r"(?:^|/)((?:worker|node|host|server|master)[-_]?[\w.-]*|\d{1,3}(?:\.\d{1,3}){3})/", re.I)
-_DEVICE_IN_PATH = re.compile(r"(?:^|/)device[-_](\d{1,4})(?=$|[/._])")
+_DEVICE_IN_PATH = re.compile(r"(?:^|/)device[-_](\d{1,4})(?=$|[/.])")
 
 _TIME = re.compile(
     r"(\d{4})[-/](\d{2})[-/](\d{2})[-T ](\d{2}):(\d{2}):(\d{2})(?:[.,](\d{1,6})(?:\.(\d{3}))?)?"  # most loggers
-    r"|\[?[EWIF](\d{2})(\d{2}) (\d{2}):(\d{2}):(\d{2})\.(\d{1,9})"  # glog, PyTorch: no year
+    r"|\[?[EWIF](\d{1,2})(\d{2}) (\d{2}):(\d{2}):(\d{2})\.(\d{1,9})"  # glog, PyTorch: no year
 )
 _NO_YEAR = 1972  # a leap year: only differences within one log count
 _QUIET = re.compile(
