@@ -77,8 +77,8 @@ def verdict(state: RunState) -> Optional[Verdict]:
         return _of_ending(own, endings, state)
     return (
         _of_hang(state)
-        or _of_peers(endings, state)
         or next((_of_ending(ending, endings, state) for ending in endings if ending.weight == _AFTER_STOP), None)
+        or _of_peers(endings, state)
         or _last_resort(endings, state)
     )
 
@@ -183,7 +183,7 @@ def _of_hang(state: RunState) -> Optional[Verdict]:
     limit_s = quiet.hang.get("limit_s")
     silence = f"rank {_numbers(hanging)} quiet for {_number(quiet.hang, 'quiet_s'):.0f} s"
     evidence = [silence + (f" in the phase {quiet.hang.get('phase')}, limit {limit_s:.0f} s" if limit_s else "")]
-    early = _ended_early(state, _number(quiet.hang, "since_mono"), quiet.host)
+    early = _ended_early(state, quiet, _number(quiet.hang, "since_mono") - _LAST_STEP_S)
     if early is not None:
         return _early(early, evidence, 0.85)
     found = _odd_one_out([rank for rank in state.ranks if rank.ended_at is None or rank.stacks or rank.hang])
@@ -262,7 +262,7 @@ def _of_peers(endings: Sequence[_Ending], state: RunState) -> Optional[Verdict]:
     for host, reason in state.silent_hosts.items():
         return _verdict(Cause.HOST_LOST, None, f"{host} cannot be reached: {reason}", 0.8, evidence, host=host)
     first = echoes[0].rank
-    early = _ended_early(state, first.ended_mono or 0.0, first.host)
+    early = _ended_early(state, first, 0.0)
     if early is not None:
         return _early(early, evidence, 0.8)
     others = [rank for rank in state.ranks if rank.rank_id not in {echo.rank.rank_id for echo in echoes}]
@@ -272,19 +272,32 @@ def _of_peers(endings: Sequence[_Ending], state: RunState) -> Optional[Verdict]:
     silent = [rank for rank in others if rank.phase is not RankPhase.SUCCEEDED]
     if len(silent) == 1:
         evidence.append(f"rank {silent[0].rank_id} is the only one that felt nothing")
-        return _verdict(Cause.HANG, silent[0], f"rank {silent[0].rank_id} hung{_where(silent[0])}", 0.7, evidence)
+        elsewhere = (silent[0].stacks or {}).get("in_collective") is False
+        sentence = f"rank {silent[0].rank_id} hung{_where(silent[0])}"
+        return _verdict(Cause.HANG, silent[0], sentence, 0.9 if elsewhere else 0.7, evidence)
     return None
 
 
-def _ended_early(state: RunState, peers_until: float, host: str) -> Optional[RankState]:
-    """Return the rank that ended with 0 before its peers fell silent or failed, *peers_until* on the clock of *host*.
+def _ended_early(state: RunState, peer: RankState, since_mono: float) -> Optional[RankState]:
+    """Return the rank that ended with 0 while *peer* still needed it, not before *since_mono* of that one's clock.
 
-    Ranks that are through end some seconds apart; those still at work after a step more did not miss it.
+    Ranks that are through end some seconds apart; one whose peer made more steps without it was not missed.
     """
-    ended = [rank for rank in state.ranks if rank.phase is RankPhase.SUCCEEDED and rank.ended_mono is not None]
-    here = [rank for rank in ended if rank.host == host and (rank.ended_mono or 0.0) <= peers_until + _LAST_STEP_S]
-    chosen = here or [rank for rank in ended if rank.host != host]
-    return min(chosen, key=lambda rank: rank.ended_seq or 0, default=None)
+    until_mono = float("inf") if peer.ended_mono is None else peer.ended_mono
+    ended = []
+    for rank in state.ranks:
+        if rank.phase is not RankPhase.SUCCEEDED or rank.ended_mono is None or _is_far_ahead(peer, rank):
+            continue
+        if rank.host != peer.host or since_mono <= rank.ended_mono <= until_mono:
+            ended.append(rank)
+    return min(ended, key=lambda rank: rank.ended_seq or 0, default=None)
+
+
+def _is_far_ahead(rank: RankState, other: RankState) -> bool:
+    """Tell whether *rank* is known to have made two steps more than *other*."""
+    if not (_has_step(rank) and _has_step(other)) or rank.latest.get("epoch") != other.latest.get("epoch"):
+        return False
+    return bool(rank.latest["step"] > other.latest["step"] + 1)
 
 
 def _early(rank: RankState, evidence: "list[str]", confidence: float) -> Verdict:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional, Set, Tuple
 
 from orchestrator.supervisor import machine
 from orchestrator.supervisor.process import Identity, all_processes, descendants
+
+_TREES_EVERY_S = 5.0
 
 
 class Figures:
@@ -22,6 +24,8 @@ class Figures:
         self.missing = None
         self._psutil = psutil
         self._cpu: Dict[int, Tuple[float, float]] = {}  # root pid: (CPU seconds so far, when)
+        self._trees: Dict[int, Set[int]] = {}  # by root pid
+        self._trees_until = 0.0
 
     def sample(self, roots: Mapping[int, Identity]) -> Dict[int, Dict[str, Any]]:
         """Return `cpu_percent` (100: one core, since the last sample) and `rss_bytes` by rank.
@@ -30,9 +34,13 @@ class Figures:
         """
         if self.missing:
             return {}
-        processes = all_processes()
+        now = time.monotonic()
+        if now >= self._trees_until:  # looking at every process of a host costs more than all the rest
+            processes = all_processes()
+            self._trees = {root.pid: {root.pid, *descendants([root.pid], processes)} for root in roots.values()}
+            self._trees_until = now + _TREES_EVERY_S
         return {
-            rank: self._tree(root.pid, {root.pid, *descendants([root.pid], processes)})
+            rank: self._tree(root.pid, self._trees.get(root.pid, {root.pid}))
             for rank, root in roots.items()
             if root.is_alive()
         }

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
 
 START, STEP, EPOCH_END, FIRST_EPOCH = "start", "step", "epoch end", "first epoch"
 
@@ -75,6 +75,7 @@ class _Rank:
     epoch: Any = None
     step: Any = None
     epoch_length: Optional[float] = None  # steps
+    been_through: Set[str] = field(default_factory=set)  # phases that it has ended itself
 
 
 class Hangs:
@@ -113,7 +114,10 @@ class Hangs:
         longest_s = self._longest_s[one.phase]
         sure = one.declares and one.phase == STEP and not self._elsewhere
         learned_s = min(_FACTOR * longest_s, longest_s + _MOST_ABOVE_S)
-        return Limits(*(max(floor_s, learned_s) for floor_s in (_SURE if sure else _SEEN)))
+        floor = _SURE if sure else _SEEN
+        if one.phase not in one.been_through:  # it may have to compile what another found in its cache
+            floor = Limits(floor.idle_s, _UNSEEN.busy_s)
+        return Limits(max(floor.idle_s, learned_s), max(floor.busy_s, learned_s))
 
     def _is_known(self, phase: str) -> bool:
         if phase in (START, FIRST_EPOCH):
@@ -130,6 +134,7 @@ class Hangs:
         if not seen.told:
             return
         self._count[one.phase] = self._count.get(one.phase, 0) + 1
+        one.been_through.add(one.phase)
         self._longest_s[one.phase] = max(self._longest_s.get(one.phase, 0.0), one.quiet_s)
         one.quiet_s = one.idle_s = 0.0
         one.tells = True

@@ -136,9 +136,11 @@ class RankProgress:
 
     def _read_log(self) -> bool:
         found: Dict[str, Any] = {}
-        for line in self._log.lines():
-            for pattern in self._patterns:
-                match = re.search(pattern, line[:_MAX_LINE])  # compiled at its first use, then from re's cache
+        lines = self._log.lines()
+        searches = [re.compile(pattern).search for pattern in self._patterns] if lines else []  # from re's cache
+        for line in lines:
+            for search in searches:
+                match = search(line[:_MAX_LINE])
                 if match:
                     found.update(_fields(match))
                     self._note_nan({**self.step, **found})

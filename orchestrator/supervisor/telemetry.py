@@ -14,7 +14,8 @@ from orchestrator.supervisor.process import Identity
 from orchestrator.supervisor.progress import RankProgress
 from orchestrator.supervisor.rundir import RunDir
 
-_FIGURES_EVERY_S = 5.0
+_FIGURES_EVERY_S = 1.0
+_FIGURES_TOLD_EVERY_S = 5.0
 _SHORTEST_INTERVAL_S = 0.5
 _LONGEST_INTERVAL_S = 10.0
 _AGE_PER_INTERVAL = 600  # a run of ten minutes is told every second, an older one less often
@@ -41,6 +42,7 @@ class Telemetry:
         self._begun = time.monotonic()
         self._next_write = self._begun
         self._next_sample = self._begun
+        self._next_figures = self._begun
 
     # ── what is known of a rank ────────────────────────────────────────────────────────────────────
 
@@ -119,6 +121,10 @@ class Telemetry:
             self._figures = Figures()
             if self._figures.missing:
                 self._journal.append(events.FIGURES_MISSING, {"reason": self._figures.missing})
-        for rank, figures in self._figures.sample(running).items():
+        found = self._figures.sample(running)
+        for rank, figures in found.items():
             self._latest.setdefault(rank, {}).update(figures)
-            self._changed.add(rank)
+        now = time.monotonic()
+        if now >= self._next_figures:
+            self._next_figures = now + _FIGURES_TOLD_EVERY_S
+            self._changed.update(found)
