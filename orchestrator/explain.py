@@ -22,6 +22,7 @@ from orchestrator.errors import RunNotFoundError
 from orchestrator.runstate import RankPhase, RunState
 from orchestrator.store import Run
 from orchestrator.supervisor.progress import open_regular
+from orchestrator.verdict import verdict
 
 _BLOCK = 1 << 20
 _HEAD = 1 << 13
@@ -86,12 +87,12 @@ def explain_paths(paths: "Sequence[str]") -> Report:
 
 
 def explain_run(run: Run, state: RunState) -> Report:
-    """Explain by the logs of *run* and by how its supervisors saw its ranks end."""
-    ranks = {rank.process.folder: rank.rank_id for rank in run.plan.ranks}
+    """Explain by the logs of the last attempt of *run*, and by how its supervisors saw its ranks end."""
+    ranks = {rank.process.folder.rpartition("/")[2]: rank.rank_id for rank in run.plan.ranks}
     notes: "list[str]" = []
     files = []
-    for file in _files_below(run.run_dir.root, "", notes):
-        folder, _, rest = file.name.partition("/")
+    for file in _files_below(run.run_dir.root / run.plan.below, run.plan.below, notes):
+        folder, _, rest = os.path.relpath(file.name, run.plan.below or ".").partition("/")
         if folder in _NOT_OF_RANKS or not rest:
             continue
         place = Place(ranks[folder], file.place.device, file.place.pid) if folder in ranks else file.place
@@ -101,8 +102,9 @@ def explain_run(run: Run, state: RunState) -> Report:
 
 def _endings(state: RunState) -> Endings:
     failed = (RankPhase.FAILED, RankPhase.LOST)
+    found = verdict(state)
     return Endings(
-        first=state.first_failure,
+        first=found.rank if found is not None and found.rank is not None else state.first_failure,
         of_rank={rank.rank_id: rank.ending() for rank in state.ranks if rank.ending()},
         signals={rank.rank_id: rank.signal for rank in state.ranks if rank.phase in failed and rank.signal is not None},
     )

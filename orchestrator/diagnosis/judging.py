@@ -111,7 +111,7 @@ def explain(logs: Sequence[Log], rules: Rules, endings: Optional[Endings] = None
         root = min(own or failed, key=lambda one: one.order)
         made = _of_sighting(root, [one for one in failed if one is not root])
     elif echoes:
-        made = _of_echoes(stories, logs, rules)
+        made = _of_echoes(stories, logs, rules, endings.first)
     else:
         made = _of_rest(list(best.values()), endings)
     first = made.first_rank
@@ -232,7 +232,9 @@ def _evidence(seen: "Iterable[_Seen]") -> "tuple[Evidence, ...]":
 # ── ranks that only waited ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _of_echoes(stories: "Mapping[_Key, list[_Seen]]", logs: Sequence[Log], rules: Rules) -> Explanation:
+def _of_echoes(
+    stories: "Mapping[_Key, list[_Seen]]", logs: Sequence[Log], rules: Rules, first: Optional[int]
+) -> Explanation:
     """Explain a job of which all that spoke only waited for another."""
     echoes = sorted(
         (one for seen in stories.values() for one in seen if one.role is Role.ECHO),
@@ -242,6 +244,8 @@ def _of_echoes(stories: "Mapping[_Key, list[_Seen]]", logs: Sequence[Log], rules
     if made is not None:
         return made
     suspects = _suspects(stories, logs)
+    if first is not None and (first, "") not in stories:
+        suspects = (first,)  # it ended without a word, and the others waited for it
     telling = sorted(
         echoes, key=lambda one: _TELLING.index(one.sighting.rule.code) if one.sighting.rule.code in _TELLING else 9
     )

@@ -97,7 +97,14 @@ def time_of(line: str) -> Optional[float]:
     if year is None:
         year, (month, day, hour, minute, second, fraction) = _NO_YEAR, without_year
     fields = (int(year), int(month), int(day), int(hour), int(minute), int(second))
-    if not (1 <= fields[1] <= 12 and 1 <= fields[2] <= 31 and fields[3] < 24 and fields[4] < 60 and fields[5] <= 60):
+    if not (
+        fields[0] >= 1970
+        and 1 <= fields[1] <= 12
+        and 1 <= fields[2] <= 31
+        and fields[3] < 24
+        and fields[4] < 60
+        and fields[5] <= 60
+    ):
         return None
     digits = (fraction or "0") + (micros or "")
     return float(calendar.timegm((*fields, 0, 0, 0))) + float(f"0.{digits}")

@@ -40,6 +40,15 @@ def test_a_rank_that_is_killed_is_told_by_its_signal(cli: Cli, program: "Callabl
     assert "cause: the process was killed outright (SIGKILL)" in done.stdout
 
 
+def test_of_a_run_that_was_restarted_the_last_attempt_is_explained(
+    cli: Cli, program: "Callable[..., list[str]]"
+) -> None:
+    dies = "import os\nif os.environ['ASCENDRUN_ATTEMPT'] == '1': raise MemoryError\nopen('/nowhere/train.bin')\n"
+    cli("launch", "--devices", "2", "--name", "try", "--max-restarts", "1", "--", *program(dies), code=1)
+    told = json.loads(cli("explain", "try", "--format", "json").stdout)
+    assert (told["code"], told["evidence"][0]["file"].split("/")[:2]) == ("file-missing", ["attempts", "2"])
+
+
 def test_a_run_that_fails_without_a_word_is_not_explained(cli: Cli, program: "Callable[..., list[str]]") -> None:
     done = cli("launch", "--name", "try", "--", *program("raise SystemExit(7)"), code=1)
     assert "cause:" not in done.stdout

@@ -18,9 +18,10 @@ LEAST = 0.9
 SAY_NOTHING = ("ms_scheduler_ok.log", "msrun_console.txt", "ms_507011_worker.log")
 
 
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the captures in ../shared are not there")
+
+
 def test_most_captures_are_explained_with_the_right_category_and_retriable(scan: Scans) -> None:
-    if not FOLDER.is_dir():
-        pytest.skip("no captures beside the project")
     wrong, counted = [], 0
     for truth_file in sorted(FOLDER.glob("*.json")):
         truth = json.loads(truth_file.read_text())
@@ -41,8 +42,6 @@ def test_most_captures_are_explained_with_the_right_category_and_retriable(scan:
 
 def test_samples_of_one_error_each_are_known(scan: Scans) -> None:
     folder = SHARED / "ascend" / "samples" / "logs"
-    if not folder.is_dir():
-        pytest.skip("no samples beside the project")
     for log in sorted(folder.iterdir()):
         told = explain([Log(log.name, Place(), scan(log.read_bytes()))], scan.rules)
         tells_nothing = log.name.startswith("train_loss") or log.name in SAY_NOTHING

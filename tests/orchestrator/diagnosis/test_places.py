@@ -75,7 +75,9 @@ def test_times_of_one_log_can_be_subtracted(earlier: str, later: str, seconds: f
     assert last - first == pytest.approx(seconds, abs=1e-5)
 
 
-@pytest.mark.parametrize("line", ["xxxx-xx-xx-xx:xx:xx.xxx.xxx", "2025-13-01 01:02:03", "2025-01-01 25:00:00", "17"])
+@pytest.mark.parametrize(
+    "line", ["xxxx-xx-xx-xx:xx:xx.xxx.xxx", "2025-13-01 01:02:03", "0000-01-01 01:02:03", "2025-01-01 25:00:00", "17"]
+)
 def test_what_is_no_time_is_none(line: str) -> None:
     assert time_of(line) is None
 
