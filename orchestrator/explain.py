@@ -83,7 +83,10 @@ def explain_paths(paths: "Sequence[str]") -> Report:
             files.append(_named_file(path, name))
     if not files:
         raise RunNotFoundError(f"{', '.join(paths)}: no logs in there")
-    return _report(files, Endings(), notes)
+    report = _report(files, Endings(), notes)
+    if not report.files:
+        raise RunNotFoundError("; ".join(report.notes) or f"{', '.join(paths)}: no text in there")
+    return report
 
 
 def explain_run(run: Run, state: RunState) -> Report:

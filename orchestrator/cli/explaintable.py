@@ -66,9 +66,9 @@ def show(report: "Report", language: Language, *, short: bool = False) -> None:
     waiting = [rank for rank in explanation.waiting if rank != explanation.first_rank]
     if waiting and not short:
         rows.append((words["waited"], f"{words['rank']} {_ranks(waiting)}"))
-    for rule, rank in explanation.also[: 0 if short else 3]:
+    for rule, details, rank in explanation.also[: 0 if short else 3]:
         of = f"{words['rank']} {rank}: " if rank is not None else ""
-        rows.append((words["also"], _line(f"{of}{rule.words(language, {}).cause}")))
+        rows.append((words["also"], _line(f"{of}{rule.words(language, details).cause}")))
     for one in explanation.evidence[: 1 if short else None]:
         of = f"{words['rank']} {one.rank}, " if one.rank is not None else ""
         rows.append((words["evidence"], _line(f"{of}{one.log}:{report.lines[one]}: {one.text[:_SHOWN_BYTES]}")))
@@ -97,7 +97,7 @@ def as_json(report: "Report", language: Language) -> "dict[str, Any]":
             {"rank": one.rank, "file": one.log, "line": report.lines[one], "text": one.text, "at": one.at}
             for one in explanation.evidence
         ],
-        "also": [{"code": rule.code, "rank": rank} for rule, rank in explanation.also],
+        "also": [{"code": rule.code, "rank": rank} for rule, _, rank in explanation.also],
         "files": report.files,
         "bytes": report.size_bytes,
         "notes": list(report.notes),

@@ -68,7 +68,7 @@ class Explanation:
     ending: Optional[str] = None  # how first_rank ended, if its supervisor saw it
     evidence: tuple[Evidence, ...] = ()
     waiting: tuple[int, ...] = ()  # ranks that only waited for another
-    also: tuple[tuple[Rule, Optional[int]], ...] = ()  # what else was found, and of which rank
+    also: tuple[tuple[Rule, Mapping[str, str], Optional[int]], ...] = ()  # what else was found, and of which rank
 
     @property
     def known(self) -> bool:
@@ -192,7 +192,8 @@ def _of_sighting(root: _Seen, others: "Sequence[_Seen]") -> Explanation:
     if sighting.traceback is not None:
         place = sighting.traceback.place
     others = sorted(others, key=lambda one: one.order)
-    also = tuple({one.sighting.rule.code: (one.sighting.rule, one.rank) for one in reversed(others)}.values())
+    also = {one.sighting.rule.code: (one.sighting.rule, one.sighting.details, one.rank) for one in reversed(others)}
+    also.pop(sighting.rule.code, None)
     return Explanation(
         rule=sighting.rule,
         details=sighting.details,
@@ -201,7 +202,7 @@ def _of_sighting(root: _Seen, others: "Sequence[_Seen]") -> Explanation:
         first_rank=root.rank,
         place=place,
         evidence=_evidence([root, *(one for one in others if one.sighting.rule is sighting.rule)]),
-        also=tuple((rule, rank) for rule, rank in also if rule is not sighting.rule),
+        also=tuple(reversed(also.values())),
     )
 
 

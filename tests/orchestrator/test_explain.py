@@ -75,6 +75,11 @@ def test_what_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
         explain.explain_paths([str(tmp_path / "nothing.log")])
     with pytest.raises(RunNotFoundError, match="no logs in there"):
         explain.explain_paths([str(tmp_path)])
+    with pytest.raises(RunNotFoundError, match="not a regular file"):
+        explain.explain_paths(["/dev/zero"])
+    (tmp_path / "core").write_bytes(b"\x7fELF\0\0")
+    with pytest.raises(RunNotFoundError, match="no text in there"):
+        explain.explain_paths([str(tmp_path)])
 
 
 def test_a_file_that_may_not_be_read_is_told_and_left_out(tmp_path: Path) -> None:
@@ -96,7 +101,7 @@ def test_the_middle_of_large_logs_is_searched_for_errors_and_their_ends_line_by_
         (tmp_path / f"worker_{rank}.log").write_text(steps + ("" if last else DISK) + steps + last)
     report = explain.explain_paths([str(tmp_path)])
     assert (code(report), report.explanation.first_rank) == ("disk-full", 1)
-    assert [rule.code for rule, _ in report.explanation.also] == ["killed"]
+    assert [rule.code for rule, _, _ in report.explanation.also] == ["killed"]
     assert report.lines[report.explanation.evidence[0]] == 100_001
 
 

@@ -32,7 +32,7 @@ def test_what_supervisors_saw_outweighs_clocks(scan: Scans) -> None:
     logs = {"worker_1.log": DISK.format(1), "worker_2.log": "2025-11-21 01:20:09 MemoryError\n"}
     made = told(scan, logs, Endings(first=2, of_rank={2: "exit code 1"}))
     assert (code(made), made.first_rank, made.ending) == ("host-memory", 2, "exit code 1")
-    assert [rule.code for rule, _ in made.also] == ["disk-full"]
+    assert [rule.code for rule, _, _ in made.also] == ["disk-full"]
 
 
 def test_a_rank_that_was_killed_in_silence_is_told_by_its_signal(scan: Scans) -> None:
