@@ -64,8 +64,8 @@ def load_rules() -> Rules:
     """Return the rules that come with ascendrun."""
     from importlib import resources
 
-    name = "rules.yaml"
-    return Rules.parse(resources.files("orchestrator.diagnosis").joinpath(name).read_text(encoding="utf-8"), name)
+    file = resources.files("orchestrator.diagnosis").joinpath("rules.yaml")
+    return Rules.parse(file.read_text(encoding="utf-8"), file.name, ours=True)
 
 
 def explain_paths(paths: "Sequence[str]") -> Report:

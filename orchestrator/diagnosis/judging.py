@@ -241,12 +241,12 @@ def _of_echoes(
         (one for seen in stories.values() for one in seen if one.role is Role.ECHO),
         key=lambda one: (one.sighting.at is None, one.sighting.at or 0.0, one.sighting.offset),
     )
-    made = _calls_differ(echoes, rules) or _late(echoes, rules)
-    if made is not None:
-        return made
     suspects = _suspects(stories, logs)
     if first is not None and (first, "") not in stories:
         suspects = (first,)  # it ended without a word, and the others waited for it
+    made = _calls_differ(echoes, rules) or (None if suspects else _late(echoes, rules))
+    if made is not None:
+        return made
     telling = sorted(
         echoes, key=lambda one: _TELLING.index(one.sighting.rule.code) if one.sighting.rule.code in _TELLING else 9
     )

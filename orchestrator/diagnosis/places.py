@@ -10,8 +10,6 @@ import re
 from dataclasses import dataclass
 from typing import Optional
 
-_MOST_RANKS = 1_000_000  # a larger number is an address or a count
-
 _RANK_IN_LINE = re.compile(
     r"^\s*\[?(?:default|rank|Rank) ?(\d{1,6})\]?:"  # torchrun, `ascendrun logs`
     r"|^\[rank (\d{1,6})\]"
@@ -116,5 +114,4 @@ def is_quiet(line: str) -> bool:
 
 
 def _numbers(found: "list[str] | list[tuple[str, ...]]") -> "list[int]":
-    texts = (text for one in found for text in ((one,) if isinstance(one, str) else one) if text)
-    return [number for number in map(int, texts) if number < _MOST_RANKS]
+    return [int(text) for one in found for text in ((one,) if isinstance(one, str) else one) if text]

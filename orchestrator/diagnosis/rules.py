@@ -130,9 +130,12 @@ class Rules:
         return self._of_code[code]
 
     @classmethod
-    def parse(cls, text: str, source: str) -> "Rules":
-        """Return the rules of a YAML text: a list of mappings with the fields of Rule. Raises SpecError."""
-        document, positions = strictyaml.load(text, source, most_entries=_MOST_ENTRIES)
+    def parse(cls, text: str, source: str, *, ours: bool = False) -> "Rules":
+        """Return the rules of a YAML text: a list of mappings with the fields of Rule. Raises SpecError.
+
+        *ours*: the rules come with ascendrun.
+        """
+        document, positions = strictyaml.load(text, source, most_entries=_MOST_ENTRIES, ours=ours)
         if not isinstance(document, list):
             raise SpecError(f"{source}: rules are a list of mappings")
         names = [one.name for one in fields(Rule)]

@@ -28,7 +28,8 @@ _BEFORE = 16 << 10  # bytes kept to look back at
 _AHEAD = 64 << 10  # bytes that must follow a line before it is looked at: a traceback ends there
 _NEAR = 6 << 10
 _KEPT = 4  # sightings of one rule by one rank that are kept
-_MOST_KEPT = 4000  # sightings kept of one log
+_MOST_KEPT = 1000  # sightings kept of one log
+_MOST_TEXT = 1000  # characters kept of a line
 _DIGITS = b"0123456789abcdefABCDEF"  # of addresses, too
 _HEADING = re.compile(rb"^(?:==> (?P<path>.{1,400}) <==|[Rr]ank[ _-]?(?P<rank>\d{1,6}) ?:)[ \t]*\r?$", re.M)
 _FRAME = re.compile(rb'^.{0,200}File "[^"\n]+", line \d+.*\n?', re.M)
@@ -284,7 +285,7 @@ class _Reading:
             Sighting(
                 rule,
                 self._base + first,
-                text[:_MOST_LINE].strip(),
+                text[:_MOST_TEXT].strip(),
                 details,
                 rank,
                 pid,

@@ -82,6 +82,12 @@ def test_the_rank_that_gave_up_long_after_the_others_came_late(scan: Scans) -> N
     assert (code(made), made.first_rank, made.details["seconds"]) == ("rank-late", 1, "344")
 
 
+def test_nobody_is_late_where_a_rank_never_gave_up(scan: Scans) -> None:
+    logs = {f"rank_{rank}/log.txt": task(rank, f"22:0{rank * 3}:14", "AllReduce") for rank in range(2)}
+    made = told(scan, {**logs, "rank_2/log.txt": "loading\n"})
+    assert (code(made), made.first_rank) == ("hccl-notify-timeout", 2)
+
+
 def test_processes_of_plogs_are_ranks_by_what_their_logs_begin_with(scan: Scans) -> None:
     begin = "[INFO] HCCL({0},t):2025-11-21-01:00:00.000.000 [o.cc:1] [1]Entry-Hccl:ranks[2], rank[{1}], root\n"
     made = told(

@@ -30,6 +30,13 @@ def test_blocks_do_not_change_what_is_found(scan: Scans, block_bytes: int, thoro
     assert found.size_bytes == len(log)
 
 
+def test_no_line_is_lost_where_one_look_ends_and_the_next_begins(scan: Scans) -> None:
+    behind = STEP.format(1) * 3000  # more than is kept back
+    for before in range(4000, 6000, 15):
+        log = "x" * before + "\n" + DISK + behind
+        assert [one.offset for one in scan(log, block_bytes=1000).sightings] == [before + 1], before
+
+
 def test_the_end_of_a_log_without_a_newline_is_read(scan: Scans) -> None:
     assert [one.rule.code for one in scan(DISK.rstrip()).sightings] == ["disk-full"]
 
@@ -39,7 +46,7 @@ def test_a_line_without_end_is_looked_at_in_parts(scan: Scans) -> None:
     for thorough in (True, False):
         (found,) = scan(endless, block_bytes=65_536, thorough=thorough).sightings
         assert found.rule.code == "disk-full"
-        assert len(found.text) <= 4096
+        assert len(found.text) <= 1000
 
 
 def test_the_last_state_of_a_progress_bar_is_its_line(scan: Scans) -> None:
