@@ -93,7 +93,7 @@ def test_two_ranks_of_which_one_is_asked_to_end_end_together_and_resume_as_if_th
 ) -> None:
     """Another SIGTERM to both, while they end, changes nothing. One rank then takes the pictures of the two."""
     common = (
-        "-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY[:3], *TINY[4:], "--epoch_size=40",
+        "-m", "sknet.train", f"--dataset_path={small_dataset}", *TINY[:3], *TINY[4:], "--epoch_size=24",
         "--amp_level=O1", "--loss_scale_mode=dynamic", "--loss_scale=16777216", "--loss_scale_window=9",
     )  # fmt: skip
 
