@@ -49,6 +49,7 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python bench/sknet_throughput.py
 	$(BIN)/python bench/reader.py
 	$(BIN)/python bench/rank_table.py
+	$(BIN)/python bench/supervisor.py
 	$(BIN)/python bench/explain.py
 
 fuzz: $(VENV)/.for-test

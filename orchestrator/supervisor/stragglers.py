@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
@@ -53,7 +52,7 @@ class Stragglers:
         others = [other.step_s for number, other in self._ranks.items() if number != rank]
         if not others:
             return None
-        median_s = statistics.median(others)
+        median_s = sorted(others)[len(others) // 2]
         turning = one.step_s < _FAST * median_s if one.slow else one.step_s > _SLOW * median_s
         one.steps = one.steps + count if turning else 0
         if one.steps < _MANY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, Mapping, Optional
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Set
 
 from orchestrator.supervisor import events
 from orchestrator.supervisor.hang import Hang, Hangs, Look
@@ -13,9 +13,11 @@ from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.memory import Memory
 from orchestrator.supervisor.process import Identity, read_stat
 from orchestrator.supervisor.rundir import RunDir
-from orchestrator.supervisor.stacks import Stacks, abort
 from orchestrator.supervisor.stragglers import Stragglers
 from orchestrator.supervisor.telemetry import Telemetry
+
+if TYPE_CHECKING:  # a run in which nothing hangs needs none
+    from orchestrator.supervisor.stacks import Stacks
 
 _LONGEST_LOOK_S = 3.0  # while we were stopped, or starved, ranks may have told what we have not read yet
 _BUSY_PERCENT = 10.0  # of a core
@@ -30,15 +32,16 @@ class Watching:
     def __init__(self, run_dir: RunDir, plan: HostPlan, journal: Journal) -> None:
         self.telemetry = Telemetry(run_dir, plan, journal)
         plans = {process.rank: process for process in plan.ranks if process.rank is not None}
-        self._stacks = Stacks(run_dir, plans)
-        self._folder = run_dir.root
+        self._run_dir = run_dir
+        self._plans = plans
+        self._stacks: Optional[Stacks] = None
         self._journal = journal
         self._memory = Memory()
         self._hangs = Hangs(hang_after_s=plan.hang_after_s, ranks_elsewhere=plan.ranks_elsewhere)
         self._stragglers = Stragglers()
         self._logs = {rank: run_dir.log(process.folder, process.log) for rank, process in plans.items()}
         self._log_bytes: Dict[int, int] = {}
-        self._aborted: Dict[int, bool] = {}
+        self._aborted: Set[int] = set()
         self._nan_told = {event.rank for event in journal.past if event.kind == events.NAN_LOSS}
         self._last_look = time.monotonic()
         disk = [event.kind for event in journal.past if event.kind in (events.DISK_LOW, events.DISK_LOW_OVER)]
@@ -88,7 +91,7 @@ class Watching:
             found = self._memory.of_end(rank, identity.pid, ending)
             if found is not None:
                 self._journal.append(events.OUT_OF_MEMORY, found, rank=rank)
-        if rank in self._aborted:
+        if rank in self._aborted and self._stacks is not None:
             stack = self._stacks.from_log(rank)
             if stack is not None:
                 self._journal.append(events.STACKS, stack, rank=rank)
@@ -97,21 +100,26 @@ class Watching:
 
     def begin_stacks(self, running: Mapping[int, Identity]) -> None:
         """Begin to take the stacks of *running*; `stacks_taken` tells when they are there."""
+        from orchestrator.supervisor.stacks import Stacks
+
+        self._stacks = Stacks(self._run_dir, self._plans)
         self._stacks.begin(running, {rank: self._busy(rank) for rank in running})
 
     def stacks_taken(self) -> bool:
-        return self._stacks.done()
+        return self._stacks is None or self._stacks.done()
 
     def tell_stacks(self) -> List[int]:
         """Tell the stacks that were taken; return the ranks whose stack is not known by that."""
-        taken = self._stacks.taken()
+        taken = self._stacks.taken() if self._stacks is not None else {}
         for rank, facts in taken.items():
             self._journal.append(events.STACKS, facts, rank=rank)
         return [rank for rank, facts in taken.items() if "frames" not in facts]
 
     def abort(self, rank: int, identity: Identity) -> None:
         """End a rank so that it writes its stack into its log."""
-        self._aborted[rank] = True
+        from orchestrator.supervisor.stacks import abort
+
+        self._aborted.add(rank)
         abort(identity)
 
     # ── looks ──────────────────────────────────────────────────────────────────────────────────────
@@ -154,7 +162,7 @@ class Watching:
 
     def _tell_disk(self) -> None:
         try:
-            disk = os.statvfs(self._folder)
+            disk = os.statvfs(self._run_dir.root)
         except OSError:
             return  # the folder was removed
         free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
