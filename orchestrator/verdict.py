@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from orchestrator.clues import Clue, Kind, clue_of
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
+from orchestrator.supervisor.process import signal_name
 
 ASKED_TO_END = 75  # the exit code of a rank that was asked to end and saved a checkpoint first (EX_TEMPFAIL)
 _TOGETHER_S = 0.05  # ends of two ranks of one host this close are told apart by chance
@@ -308,11 +309,7 @@ def _early(rank: RankState, evidence: "list[str]", confidence: float) -> Verdict
 
 def _last_resort(endings: Sequence[_Ending], state: RunState) -> Verdict:
     if state.scheduler_failure is not None:
-        lines = [*state.scheduler_failure.get("tail", ()), *state.scheduler_failure.get("errors", ())]
-        clue = clue_of(lines)
-        cause = _CAUSE_OF.get(clue.kind, Cause.UNKNOWN) if clue is not None else Cause.UNKNOWN
-        evidence = [clue.line] if clue is not None else []
-        return _verdict(cause, None, "MindSpore's scheduler ended" + _after(evidence), 0.8 if clue else 0.5, evidence)
+        return _of_scheduler(state, state.scheduler_failure)
     for host, reason in state.silent_hosts.items():
         return _verdict(Cause.HOST_LOST, None, f"{host} cannot be reached: {reason}", 0.7, (), host=host)
     first = next((one.rank for one in endings if one.by_itself), None)
@@ -321,6 +318,21 @@ def _last_resort(endings: Sequence[_Ending], state: RunState) -> Verdict:
     evidence = [one.clue.line for one in endings if one.rank is first and one.clue is not None]
     sentence = f"rank {first.rank_id}, {first.ending()}: it lost its peers, and none of them says why"
     return _verdict(Cause.UNKNOWN, first, sentence, 0.3, evidence)
+
+
+def _of_scheduler(state: RunState, data: Mapping[str, Any]) -> Verdict:
+    """Return the verdict on a run whose scheduler ended before any rank."""
+    clue = clue_of([*data.get("tail", ()), *data.get("errors", ())])
+    evidence = [clue.line] if clue is not None else []
+    if clue is not None and clue.kind is Kind.PEER and (found := _odd_one_out(state.ranks)) is not None:
+        return _verdict(Cause.HANG, found[0], f"rank {found[0].rank_id} hung: {found[1]}", found[2] - 0.1, evidence)
+    by_signal = isinstance(data.get("signal"), int)
+    how = signal_name(data["signal"]) if by_signal else f"exit code {data.get('code')}"
+    cause = Cause.SIGNAL if by_signal else Cause.EXIT_CODE
+    if clue is not None:
+        cause = _CAUSE_OF.get(clue.kind, cause)
+    said = f": {_short(clue.line)}" if clue is not None else ""
+    return _verdict(cause, None, f"MindSpore's scheduler, {how}{said}", 0.8, evidence)
 
 
 # ── words ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -354,7 +366,3 @@ def _number(data: "Optional[Mapping[str, Any]]", key: str) -> float:
 
 def _short(line: str, most: int = 160) -> str:
     return line if len(line) <= most else line[: most - 1] + "…"
-
-
-def _after(evidence: Sequence[str]) -> str:
-    return f": {_short(evidence[0])}" if evidence else ""

@@ -10,6 +10,7 @@ from typing import Any, Optional, Protocol
 
 from orchestrator.cli.output import duration, number, of, say
 from orchestrator.runstate import RankPhase, RunState
+from orchestrator.verdict import Cause, verdict
 
 _PLAIN_EVERY_S = 10.0  # how often a run tells of itself where there is no terminal to redraw
 
@@ -36,7 +37,11 @@ def progress_line(state: RunState) -> str:
         parts[0] += f", attempt {state.attempt}"
     if state.restart_at is not None:
         return f"attempt {state.attempt} failed, starting again"
-    return "stopping  " + parts[0] if state.stopping else "  ".join(parts)
+    if state.stopping:
+        found = verdict(state)
+        return f"stopping  {parts[0]}" + (f"  {found.sentence}" if found and found.cause is not Cause.STOPPED else "")
+    slow = [str(rank.rank_id) for rank in state.ranks if rank.straggler is not None]
+    return "  ".join([*parts, *([f"rank {', '.join(slow)} slow"] if slow else [])])
 
 
 def _time_left_s(lead: Mapping[str, Any]) -> Optional[float]:

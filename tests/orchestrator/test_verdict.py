@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.runstate import Outcome, RankState, RunState, fold
 from orchestrator.supervisor.events import Event
 from orchestrator.verdict import Cause, Verdict, verdict
-from tests.orchestrator.test_clues import CLUSTER, HCCL, RING
+from tests.orchestrator.test_clues import CLUSTER, HCCL, RING, SCHEDULER
 
 PEER_TEXTS = [RING, CLUSTER, RING + CLUSTER, HCCL, "ConnectionResetError: [Errno 104] Connection reset by peer"]
 
@@ -178,6 +178,23 @@ def test_the_port_of_the_scheduler_that_is_taken_is_the_cause() -> None:
         host.ends(rank, None, signal=15)
     found = judged(host)
     assert (found.cause, found.rank) == (Cause.PORT_TAKEN, None)
+
+
+def test_a_scheduler_that_missed_a_rank_points_to_the_one_that_was_stopped() -> None:
+    host = started()
+    host.tell("process_exited", None, process="scheduler", code=1, tail=SCHEDULER.splitlines())
+    host.tell("stacks", 1, **STOPPED)
+    host.tell("stopping", None, cause="scheduler_failed")
+    found = judged(host)
+    assert (found.cause, found.rank) == (Cause.HANG, 1)
+
+
+def test_a_scheduler_that_was_killed_is_the_cause_itself() -> None:
+    host = started()
+    host.tell("process_exited", None, process="scheduler", code=None, signal=9)
+    host.tell("stopping", None, cause="scheduler_failed")
+    found = judged(host)
+    assert (found.cause, found.rank, found.sentence) == (Cause.SIGNAL, None, "MindSpore's scheduler, SIGKILL")
 
 
 def test_a_rank_that_was_asked_to_end_by_another_and_saved_was_stopped() -> None:
