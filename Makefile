@@ -9,7 +9,7 @@ DATASET ?=
 HOSTS  := 4
 RUN    := demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: help demo test lint bench fuzz testbed testbed-down clean
+.PHONY: help demo test lint bench chaos fuzz testbed testbed-down clean
 
 help:
 	@echo "make demo   train, evaluate and collect SKNet50 on two CPU ranks (DATASET=DIR: on your own CIFAR-10)"
@@ -17,6 +17,7 @@ help:
 	@echo "make lint   ruff and mypy"
 	@echo "make fuzz   throw a million damaged logs at the diagnosis (INPUTS=N: fewer)"
 	@echo "make bench  start-up and training beside msrun, torchrun, PyTorch and a shell loop (an hour)"
+	@echo "make chaos  25 faults put into runs of MindSpore, one after another, as root (half an hour)"
 	@echo "make testbed  HOSTS=4 hosts on this machine to play with, as root; make testbed-down BED=N takes them away"
 	@echo "make clean  remove what these commands made, but no runs"
 
@@ -54,6 +55,10 @@ bench: $(VENV)/.for-bench
 
 fuzz: $(VENV)/.for-test
 	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),1000000)
+
+# What the tests do with ranks that sum by sockets, with real collectives.
+chaos: $(VENV)/.for-test
+	$(BIN)/python -m tests.chaos
 
 testbed: $(VENV)/.for-demo
 	@$(BIN)/python -m tests.testbed up $(HOSTS)

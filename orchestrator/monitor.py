@@ -71,6 +71,7 @@ def ensure_supervised(run: Run, state: RunState) -> bool:
         return False
     owner = ownership.owner(run.run_dir)
     if (owner is not None and owner.is_alive()) or not ownership.may_adopt(run.run_dir):
+        ownership.wake(run.run_dir)
         return False
     if Follower(run).state().finished:  # it ended between the two looks
         return False

@@ -99,6 +99,8 @@ class RunState:
     earlier: tuple[Mapping[str, Any], ...] = ()  # what `attempt_ended` told of each
     restart_at: Optional[float] = None  # s since 1970: between two attempts
     low_disks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # free_bytes, total_bytes by host
+    # When the disk of a host was full, last: from, and until (None: it is), by the host's monotonic clock.
+    full_disks: Mapping[str, tuple[float, Optional[float]]] = field(default_factory=dict)
     last_seq: int = 0
 
     def rank(self, rank_id: int) -> RankState:
@@ -108,6 +110,9 @@ class RunState:
         """Return the newest step of the rank that is least far; empty while no rank told of one."""
         told = [rank.latest for rank in self.ranks if isinstance(rank.latest.get("step"), (int, float))]
         return min(told, key=_how_far, default={})
+
+
+_FULL_BYTES = 1 << 20  # as for supervisor/watching.py
 
 
 def _how_far(latest: Mapping[str, Any]) -> "tuple[float, float]":
@@ -269,11 +274,19 @@ def _straggler_over(state: RunState, event: Event) -> RunState:
 
 
 def _disk_low(state: RunState, event: Event) -> RunState:
-    return replace(state, low_disks={**state.low_disks, event.host: event.data})
+    full = dict(state.full_disks)
+    free = event.data.get("free_bytes")
+    if isinstance(free, (int, float)) and free < _FULL_BYTES:
+        full[event.host] = (event.mono, None)
+    return replace(state, low_disks={**state.low_disks, event.host: event.data}, full_disks=full)
 
 
 def _disk_low_over(state: RunState, event: Event) -> RunState:
-    return replace(state, low_disks={name: disk for name, disk in state.low_disks.items() if name != event.host})
+    full = dict(state.full_disks)
+    if event.host in full:
+        full[event.host] = (full[event.host][0], event.mono)
+    low = {name: disk for name, disk in state.low_disks.items() if name != event.host}
+    return replace(state, low_disks=low, full_disks=full)
 
 
 def _stopping(state: RunState, event: Event) -> RunState:

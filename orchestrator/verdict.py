@@ -19,6 +19,7 @@ from orchestrator.supervisor.process import signal_name
 
 ASKED_TO_END = 75  # the exit code of a rank that was asked to end and saved a checkpoint first (EX_TEMPFAIL)
 _TOGETHER_S = 0.05  # ends of two ranks of one host this close are told apart by chance
+_LOOKED_EVERY_S = 2.0  # at a disk, at least
 _LAST_STEP_S = 10.0  # peers of a rank that ended too early make a step more at most
 
 
@@ -100,6 +101,7 @@ class _Ending:
         self.by_itself = rank.phase in (RankPhase.FAILED, RankPhase.LOST)
         self.weight = self._weigh()
         self.told = rank.ended_seq or 0
+        self.disk_was_full = _was_full(rank, state)
 
     def _weigh(self) -> int:
         rank = self.rank
@@ -116,6 +118,14 @@ class _Ending:
 
     def order(self) -> "tuple[int, int]":
         return -self.weight, self.told
+
+
+def _was_full(rank: RankState, state: RunState) -> bool:
+    """Tell whether a rank ended while the disk of its host was full; that is looked at each second."""
+    since, until = state.full_disks.get(rank.host, (None, None))
+    if since is None or rank.ended_mono is None:
+        return False
+    return since - _LOOKED_EVERY_S <= rank.ended_mono <= (until if until is not None else rank.ended_mono)
 
 
 def _of_ending(own: _Ending, endings: Sequence[_Ending], state: RunState) -> Verdict:
@@ -160,6 +170,8 @@ def _cause(own: _Ending) -> "tuple[Cause, str]":
         return Cause.NAN_LOSS, f"{how}: its loss is no number since {place}"
     if clue is not None and clue.kind in _CAUSE_OF:
         return _CAUSE_OF[clue.kind], f"{how}: {_short(clue.line)}"
+    if own.disk_was_full and rank.signal is None:
+        return Cause.DISK_FULL, f"{how}: it could not say why, for the disk was full"
     if rank.signal is not None:
         return Cause.SIGNAL, how
     if rank.code == ASKED_TO_END:

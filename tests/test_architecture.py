@@ -35,7 +35,8 @@ LAYERS = {
                  "orchestrator.hosts", "orchestrator.addresses", "orchestrator.ranktables", "orchestrator.controller",
                  "orchestrator.explain", "orchestrator.leftovers", "orchestrator.farlaunch", "orchestrator.attempts",
                  "orchestrator.farhosts", "orchestrator.mirror", "orchestrator.checkpoints", "orchestrator.copier",
-                 "orchestrator.restarts", "orchestrator.resuming", "orchestrator.following", "orchestrator.drills"],
+                 "orchestrator.restarts", "orchestrator.resuming", "orchestrator.following", "orchestrator.drills",
+                 "orchestrator.rehearsal"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}

@@ -117,7 +117,7 @@ def command(
       ascendrun launch sknet50-cpu --devices 2 --dataset DIR --set epoch_size=1
       ascendrun launch --devices 8 -- python my_train.py --lr 0.1
     """
-    spec = _job(job, ctx.meta.get("program")).with_settings(settings)
+    spec = job_of(job, ctx.meta.get("program")).with_settings(settings)
     if hang_after is not None:
         spec = replace(spec, hang_after=hang_after)
     if max_restarts is not None:
@@ -180,7 +180,7 @@ def _smaller_job(spec: JobSpec) -> str:
     return f"; {spec.name} asks for much more than most have there: {smaller} is the same job sized for a laptop"
 
 
-def _job(job: "tuple[str, ...]", program: "Optional[list[str]]") -> JobSpec:
+def job_of(job: "tuple[str, ...]", program: "Optional[list[str]]") -> JobSpec:
     if program is not None:
         if job:
             raise SpecError(f"give either a JOB or a program after --, not both (JOB is '{job[0]}')")

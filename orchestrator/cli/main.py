@@ -23,6 +23,7 @@ VERBS = {
     "explain": "Say why a job failed, by its logs.",
     "stop": "End a run, and everything it started.",
     "restart": "Begin the next attempt of a run; kill a rank, for a drill.",
+    "rehearse": "Put faults into a short run of a job, and see what they cost.",
     "clean": "End what earlier runs left behind.",
     "eval": "Evaluate the checkpoints of a run.",
     "export": "Export a checkpoint for inference: MINDIR, ONNX or AIR.",

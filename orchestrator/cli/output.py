@@ -21,6 +21,8 @@ from orchestrator.verdict import Verdict, verdict
 if TYPE_CHECKING:  # what speaks HTTP, or knows rank tables, is needed by one verb only
     from rich.console import Console
 
+    from orchestrator.rehearsal import Outturn
+
 
 _PIPE_WIDTH = 200  # columns: a pipe has no width, and a table must not be cut for it
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # what a log must not do to the terminal of its reader
@@ -211,6 +213,31 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
         for remark in _remarks(rank):
             click.echo(f"rank {rank.rank_id} {remark}")
     show_failure(run, state)
+
+
+def show_rehearsal(rows: "Sequence[Outturn]") -> None:
+    """Print what became of each fault of a rehearsal."""
+    cells = []
+    for row in rows:
+        cells.append(
+            [
+                row.fault,
+                ("passed", "green") if row.passed else ("failed", "red"),
+                _seconds(row.detected_s),
+                "yes" if row.named_right else "no",
+                _seconds(row.restarted_s),
+                "-" if row.steps_lost is None else str(row.steps_lost),
+                str(row.checkpoints_lost),
+                str(len(row.left)),
+            ]
+        )
+    heads = ("fault", "", "detected", "named right", "going on", "steps lost", "checkpoints lost", "processes left")
+    table(heads, cells, drop=("steps lost", "detected"))
+    for row in rows:
+        if not row.passed:
+            say(f"{row.fault}: {plain(row.problem or row.said)}")
+            for one in row.left:
+                say(f"{row.fault}: left {plain(one)}")
 
 
 def _what_then(ended: Mapping[str, Any]) -> str:

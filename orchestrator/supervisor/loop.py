@@ -101,7 +101,9 @@ class Supervisor:
         now = time.monotonic()
         self._next_tick = now + TICK_S
         self._note_losses()
-        hanging = self.watching.tick(self._running_ranks())
+        # One whose end a full disk keeps from being recorded does not hang.
+        running = {rank: one for rank, one in self._running_ranks().items() if one.is_alive()}
+        hanging = self.watching.tick(running)
         if hanging and not self._is_ending():
             self.watching.tell_hangs(hanging)
             self._intend(Intent("hang", self.plan.grace_of_failure_s, hanging[0].rank))

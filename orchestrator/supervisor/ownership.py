@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import stat
 from typing import NamedTuple, Optional
 
-from orchestrator.supervisor.process import Identity, Place
+from orchestrator.supervisor.process import Identity, Place, read_stat, send_signal
 from orchestrator.supervisor.rundir import RunDir
 
 _RECORD_BYTES = 1024  # written in place and of one size, so that a full disk cannot keep an owner from naming itself
@@ -46,6 +47,19 @@ def owner(run_dir: RunDir) -> Optional[Owner]:
         return Owner(Identity(*identity), Place(*place))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def wake(run_dir: RunDir) -> bool:
+    """Let whoever supervises the run go on if somebody has stopped it (SIGSTOP); tell whether that was so.
+
+    It holds the run, so nobody else can take it over.
+    """
+    last = owner(run_dir)
+    if last is None or last.place != Place.here():
+        return False
+    found = read_stat(last.identity.pid)
+    stopped = found is not None and found.start_ticks == last.identity.start_ticks and found.state == "T"
+    return stopped and send_signal(last.identity.pid, signal.SIGCONT)
 
 
 def may_adopt(run_dir: RunDir) -> bool:

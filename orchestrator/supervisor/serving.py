@@ -73,6 +73,7 @@ def follow(run_dir: RunDir, after: int) -> None:
         owner = ownership.owner(run_dir)
         if (owner is None or not owner.is_alive()) and ownership.may_adopt(run_dir):
             starting.start(run_dir, supervise)
+        ownership.wake(run_dir)
         watcher.wait(BEAT_S)
 
 

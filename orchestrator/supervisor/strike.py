@@ -7,7 +7,7 @@ import os
 import signal
 
 from orchestrator.supervisor import ownership
-from orchestrator.supervisor.process import Identity, Place
+from orchestrator.supervisor.process import Identity, Place, send_signal
 from orchestrator.supervisor.rundir import RunDir
 
 SUPERVISOR = "supervisor"
@@ -30,6 +30,6 @@ def strike(run_dir: RunDir, process: str, number: int) -> int:
     if identity is None or place != Place.here() or not identity.is_alive():
         raise ProcessLookupError(0, f"{process} does not run", str(run_dir.root))
     os.kill(identity.pid, number)
-    if number != signal.SIGSTOP:
-        os.kill(identity.pid, signal.SIGCONT)  # a stopped process gets no other signal but SIGKILL
+    if number not in (signal.SIGSTOP, signal.SIGKILL):  # a stopped process gets no others
+        send_signal(identity.pid, signal.SIGCONT)
     return identity.pid

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # a run in which nothing hangs needs none
 _LONGEST_LOOK_S = 3.0  # while we were stopped, or starved, ranks may have told what we have not read yet
 _BUSY_PERCENT = 10.0  # of a core
 _QUIET_S = 10.0  # ranks that were quiet so long when one failed may have waited for another one
+_FULL_BYTES = 1 << 20  # no checkpoint fits, and soon no log line
 _LOW_SHARE, _LOW_BYTES = 0.05, 20e9  # the disk is nearly full when it has less than both
 _ENOUGH = 1.2  # times as much: it is not any more
 
@@ -46,6 +47,7 @@ class Watching:
         self._last_look = time.monotonic()
         disk = [event.kind for event in journal.past if event.kind in (events.DISK_LOW, events.DISK_LOW_OVER)]
         self._disk_is_low = disk[-1:] == [events.DISK_LOW]
+        self._disk_is_full = False
 
     # ── while ranks run ────────────────────────────────────────────────────────────────────────────
 
@@ -167,9 +169,10 @@ class Watching:
             return  # the folder was removed
         free, total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
         least = min(_LOW_BYTES, _LOW_SHARE * total)
-        if not self._disk_is_low and free < least:
-            self._disk_is_low = True
+        is_full = free < _FULL_BYTES
+        if free < least and (not self._disk_is_low or (is_full and not self._disk_is_full)):
+            self._disk_is_low, self._disk_is_full = True, is_full
             self._journal.append(events.DISK_LOW, {"free_bytes": free, "total_bytes": total})
         elif self._disk_is_low and free > _ENOUGH * least:
-            self._disk_is_low = False
+            self._disk_is_low = self._disk_is_full = False
             self._journal.append(events.DISK_LOW_OVER, {"free_bytes": free, "total_bytes": total})
