@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import lzma
 import os
@@ -60,6 +61,7 @@ class _File:
     size_bytes: int  # on disk
 
 
+@functools.cache
 def load_rules() -> Rules:
     """Return the rules that come with ascendrun."""
     from importlib import resources

@@ -6,7 +6,7 @@ import bz2
 import gzip
 import lzma
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,15 +16,6 @@ from orchestrator.errors import RunNotFoundError
 
 DISK = "OSError: [Errno 28] No space left on device\n"
 HEALTHY = "epoch: 1 step: 1, loss is 2.3\n"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def rules_read_once() -> Iterator[None]:
-    rules = explain.load_rules()
-    patch = pytest.MonkeyPatch()
-    patch.setattr(explain, "load_rules", lambda: rules)
-    yield
-    patch.undo()
 
 
 def code(report: explain.Report) -> "str | None":

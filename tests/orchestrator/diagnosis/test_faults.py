@@ -56,15 +56,6 @@ def mistakes(fault: Fault, folder: Path) -> "list[str]":
     return [f"{key} {value}, not {fault.truth[key]}" for key, value in said.items() if value != fault.truth[key]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rules_read_once() -> "object":
-    rules = explain.load_rules()
-    patch = pytest.MonkeyPatch()
-    patch.setattr(explain, "load_rules", lambda: rules)
-    yield
-    patch.undo()
-
-
 def test_the_library_is_large_and_has_all_kinds() -> None:
     faults = [Fault.read(path) for path in sorted(FOLDER.glob("*.txt"))]
     assert sum(len(fault.logs) > 1 for fault in faults) >= 60
