@@ -52,6 +52,7 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python bench/rank_table.py
 	$(BIN)/python bench/supervisor.py
 	$(BIN)/python bench/explain.py
+	$(BIN)/python bench/restart.py
 
 fuzz: $(VENV)/.for-test
 	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),1000000)

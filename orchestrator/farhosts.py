@@ -86,6 +86,10 @@ class Line:
     def say(self, told: "Mapping[str, Any]") -> None:
         self._frames.stream.write(json.dumps(told).encode() + b"\n")
 
+    def nod(self) -> None:
+        """Say that we listen."""
+        self._frames.stream.write(b"\n")
+
     def hear(self, timeout_s: float) -> bytes:
         """Return its next line. Raises HostError where it is silent for *timeout_s*, or ends (with its last word)."""
         try:

@@ -19,6 +19,7 @@ from orchestrator.transport.fanout import Roads
 
 LONGEST_WAIT_S = 5.0  # between attempts to reach a host again
 _FIRST_WAIT_S = 0.2
+_NOD_EVERY_S = 1.0
 _SILENT_S = 10.0  # without even an empty line
 
 
@@ -94,9 +95,13 @@ def _read(one: Followed, line: Line, hear: "Callable[[Followed, News], None]") -
     """Hand on all that comes over a line, until the host's part is over. Raises HostError where the line breaks."""
     one.transport = line.transport
     one.tell_stop()
+    nodded = 0.0
     while True:
         text = line.hear(_SILENT_S)
         hear(one, Reached())
+        if time.monotonic() - nodded >= _NOD_EVERY_S:
+            line.nod()
+            nodded = time.monotonic()
         event = Event.from_line(text) if text else None
         if event is not None and may_tell(event, one.far.name, one.ranks):
             hear(one, event)

@@ -86,6 +86,7 @@ class RunPlan:
             on_demand,
             self.spec.hang_after,
             elsewhere,
+            self.spec.restart.lease_s if self.spec.restart else None,
             self.grace_of_failure_s(),
         )
 

@@ -83,7 +83,7 @@ def prepare(
     """
     spec = run.plan.spec.restart
     assert spec is not None, "the caller restarts no other"
-    order = Order.again(run, far)
+    order = _without_resume(Order.again(run, far))
     used = [host.name for host in far.hosts]
     while True:
         entries = choose(order.inventory, used, lost, spec.on_host_lost)
@@ -112,6 +112,13 @@ def prepare(
         hang_up(fleet)
         raise
     return Ready(next_run, next_far, prepared, fleet, order, chosen)
+
+
+def _without_resume(order: Order) -> Order:
+    """Return an order whose job does not begin anew from where it once began: what a user said by hand would win."""
+    if order.spec.config.get("resume") is None:
+        return order
+    return replace(order, spec=replace(order.spec, config={**order.spec.config, "resume": None}))
 
 
 def copies_of(
@@ -144,7 +151,8 @@ def ending(state: RunState) -> Attempt:
         return Attempt("preempted", True, failed[0].host, None, written, "somebody else asked its ranks to end")
     found = verdict(state)
     if found is None:
-        return Attempt("unknown", True, None, None, written, "its ranks did not all succeed")
+        ended = f"its ranks were ended by {state.stopped_by}" if state.stopped_by else "its ranks did not all succeed"
+        return Attempt("unknown", True, None, None, written, ended)
     return Attempt(found.cause.value, found.retriable, found.host, found.rank, written, found.sentence)
 
 

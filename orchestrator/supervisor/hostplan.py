@@ -52,6 +52,7 @@ class HostPlan:
     scheduler_on_demand: Optional[Tuple[str, int]] = None
     hang_after_s: Optional[float] = None  # of silence; 0: never; None: as learned from the run
     ranks_elsewhere: bool = False  # other hosts have ranks of this run too
+    lease_s: Optional[float] = None  # ranks end when nobody has watched for so long; None: they outlive all who watch
     failed_grace_s: Optional[float] = None  # as grace_s, for ranks whose peer has failed; None: the same
 
     @property
@@ -84,5 +85,6 @@ class HostPlan:
             (on_demand[0], on_demand[1]) if on_demand else None,
             fields.get("hang_after_s"),
             fields.get("ranks_elsewhere", False),
+            fields.get("lease_s"),
             fields.get("failed_grace_s"),
         )

@@ -14,6 +14,7 @@ from orchestrator.supervisor import events
 from orchestrator.supervisor.hostplan import HostPlan
 from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.keeper import start_keeper
+from orchestrator.supervisor.lease import Lease
 from orchestrator.supervisor.linux import Watcher
 from orchestrator.supervisor.machine import listen
 from orchestrator.supervisor.process import Identity, Place
@@ -37,6 +38,7 @@ class Supervisor:
         self.intent: Optional[Intent] = None
         self.stop: Optional[Stop] = None
         self._here = Place.here()
+        self._lease = Lease(run_dir.watched, plan.lease_s) if plan.lease_s is not None else None
         self._terminated = False
         self._listener: Optional[socket.socket] = None
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -104,6 +106,9 @@ class Supervisor:
         # One whose end a full disk keeps from being recorded does not hang.
         running = {rank: one for rank, one in self._running_ranks().items() if one.is_alive()}
         hanging = self.watching.tick(running)
+        if self._lease is not None and self._lease.is_over() and not self._is_ending():
+            by = f"the lease: nobody has watched for {self._lease.lease_s:g} s"
+            self._tell_stopping(Intent("requested", self.plan.grace_s, by=by))
         if hanging and not self._is_ending():
             self.watching.tell_hangs(hanging)
             self._intend(Intent("hang", self.plan.grace_of_failure_s, hanging[0].rank))

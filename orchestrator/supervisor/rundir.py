@@ -19,6 +19,7 @@ class RunDir:
     journal.jsonl          one event a line, only appended, by the supervisor alone
     supervisor.lock        held by the supervisor, and says who that is
     supervisor.log
+    watched                changed while somebody follows the journal from another machine
     processes/             what the keepers write: rank-3.started.json, rank-3.exited.json
     requests/              what others ask of the supervisor: stop.json; of the controller: restart.json
     train_parallel3/       work folder of rank 3: env.log train.log progress.jsonl, and stack.txt of one that hung
@@ -72,6 +73,10 @@ class RunDir:
     @property
     def supervisor_lock(self) -> Path:
         return self.root / "supervisor.lock"
+
+    @property
+    def watched(self) -> Path:
+        return self.root / "watched"
 
     @property
     def supervisor_log(self) -> Path:

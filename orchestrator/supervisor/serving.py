@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -13,6 +14,7 @@ from typing import Any, Dict, Mapping
 from orchestrator.supervisor import events, ownership, starting
 from orchestrator.supervisor.hostplan import HostPlan
 from orchestrator.supervisor.journal import read_events
+from orchestrator.supervisor.lease import renew
 from orchestrator.supervisor.linux import Watcher
 from orchestrator.supervisor.main import supervise
 from orchestrator.supervisor.progress import open_regular
@@ -67,13 +69,16 @@ def follow(run_dir: RunDir, after: int) -> None:
         found, offset = read_events(run_dir.journal, offset)
         new = [event for event in found if event.seq > after]
         finished = finished or any(event.kind == events.RUN_FINISHED for event in found)
-        _tell("".join(event.to_line() for event in new) or "\n")
+        heard = _tell("".join(event.to_line() for event in new) or "\n")
         if finished:
             return
         owner = ownership.owner(run_dir)
         if (owner is None or not owner.is_alive()) and ownership.may_adopt(run_dir):
             starting.start(run_dir, supervise)
         ownership.wake(run_dir)
+        if heard:  # that a connection stands says little: it may lead nowhere any more
+            with contextlib.suppress(OSError):
+                renew(run_dir.watched)
         watcher.wait(BEAT_S)
 
 
@@ -145,8 +150,14 @@ def say(text: str) -> None:
         os._exit(0)
 
 
-def _tell(text: str) -> None:
-    """Say something to one who only listens by now: an end of what we read is the end of the connection."""
+def _tell(text: str) -> bool:
+    """Say something to one who says no more than that they listen; tell whether they just did.
+
+    An end of what we read is the end of the connection.
+    """
     say(text)
-    if select.select([0], [], [], 0)[0] and not os.read(0, 1):
+    if not select.select([0], [], [], 0)[0]:
+        return False
+    if not os.read(0, _BLOCK):
         os._exit(0)
+    return True

@@ -163,6 +163,23 @@ def test_a_run_waits_for_a_host_that_crashed_until_it_is_back(far: Far) -> None:
     assert len(starts(far.events())) == 1
 
 
+def test_ranks_that_nobody_watches_end_when_their_lease_is_over_and_go_on_when_somebody_does(far: Far) -> None:
+    launch(far, restart={"lease_s": 10}, STEPS="2000")
+    wait_for(lambda: told_of_steps(far, 5))
+    host = far.bed.hosts[1]
+    far.bed.cut(host)
+    wait_for(lambda: "the lease" in journal_on(far, "node2"), timeout_s=40)
+    far.bed.mend(host)
+    wait_for(lambda: bool(starts(far.events())), timeout_s=40)
+    far.cli("stop", "r", "--grace", "0")
+
+
+def journal_on(far: Far, host: str) -> str:
+    """Return the journal of the first attempt on a test host."""
+    (there,) = (one for one in far.bed.hosts if one.name == host)
+    return far.bed.exec(there, ["cat", "/srv/work/r/attempts/1/journal.jsonl"]).stdout
+
+
 def test_a_controller_that_is_killed_between_attempts_has_a_successor_that_goes_on(far: Far) -> None:
     launch(far, restart={"backoff_s": 3}, DIE="1:KILL:1")
     wait_for(lambda: bool(ends(far.events())))
