@@ -57,6 +57,8 @@ _PEER = re.compile(
     r"|remote process (?:has )?(?:exited|terminated)|NCCL.*(?:remote|timeout)",
     re.I,
 )
+# The only warnings that tell of an end: ranks that are about to meet warn of refused connections and try again.
+_GIVEN_UP = re.compile(r"Callback on exception is called|Kill this process with SIGTERM")
 _IMPORT = frozenset({"ImportError", "ModuleNotFoundError"})
 _WRONG_PROGRAM = frozenset({"SyntaxError", "IndentationError", "TabError", "NameError", "UnboundLocalError"})
 # Wrong before the first step, they will be wrong again; later they may come of what was read.
@@ -85,7 +87,7 @@ def clue_of(lines: Sequence[str], *, code: Optional[int] = None, made_steps: boo
         if peer is not None and (_PEER.search(last.string) or last["name"] in _OF_THE_SYSTEM):
             return Clue(Kind.PEER, peer)
         return Clue(_kind_of(last, made_steps), last.string)
-    if peer := peer or _last(_PEER, words):
+    if peer := peer or _last(_GIVEN_UP, words):
         return Clue(Kind.PEER, peer)
     if code == 2 and sober:
         return Clue(Kind.USER_ERROR, sober[-1])  # by convention: the arguments are wrong, and the last line says how

@@ -39,7 +39,7 @@ def test_the_orchestrator_passes_its_tests_on_python_39(tmp_path):
         ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "runs", "collected", "demo-data", "*.egg-info")
     )
     subprocess.run(
-        [bin_dir / "pip", "install", "--quiet", tmp_path / "source", "pytest", "pytest-timeout", "hypothesis"],
+        [bin_dir / "pip", "install", "--quiet", tmp_path / "source[stacks]", "pytest", "pytest-timeout", "hypothesis"],
         check=True,
     )
     # The tests away from the sources, so that they meet the installed package.

@@ -69,6 +69,10 @@ def test_a_rank_that_lost_its_peers_says_nothing_of_a_cause_of_its_own(text: str
         ("sknet.train: the loss is nan at epoch 1 step 3; lower --lr_max", Kind.NAN),
         ("ValueError: epoch: 1 step: 1. Invalid loss, terminating training.", Kind.NAN),
         ("all is well", None),
+        (
+            "[WARNING] DISTRIBUTED(6282) [tcp_comm.cc:485] Connect] Connection refused, and reconnect to the meta server",
+            None,
+        ),
         ("", None),
         ("Traceback\nKeyboardInterrupt", None),
         ("Traceback\nValueError: boom\n" + CLUSTER, Kind.EXCEPTION),
