@@ -9,6 +9,7 @@ first is a hint, and lowers the confidence.
 from __future__ import annotations
 
 import enum
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -87,6 +88,8 @@ def verdict(state: RunState) -> Optional[Verdict]:
 
 # ── ranks that ended ─────────────────────────────────────────────────────────────────────────────────────────
 
+# Signals that no framework sends itself because a peer is gone.
+_HARD = {signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
 # How much the end of a rank says of itself.
 _NOTHING, _ECHO, _AFTER_STOP, _BARE, _OWN = range(5)
 
@@ -109,6 +112,8 @@ class _Ending:
             return _NOTHING
         if rank.out_of_memory is not None and rank.code != 0:
             return _OWN
+        if self.by_itself and rank.signal in _HARD:
+            return _OWN  # whatever it had logged before
         if self.clue is not None and self.clue.kind is Kind.PEER:
             return _ECHO
         if not self.by_itself:

@@ -22,7 +22,6 @@ from orchestrator.supervisor.progress import last_lines, telling_lines
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.supervisor.sweep import leftovers, sweep
 from orchestrator.supervisor.watched import Intent, Stop, Watched
-from orchestrator.supervisor.watching import Watching
 
 TICK_S = 1.0
 
@@ -45,7 +44,6 @@ class Supervisor:
         self._watcher = Watcher()
         self._started_at = time.monotonic()
         self._next_tick = self._started_at + TICK_S
-        self.watching = Watching(run_dir, plan, journal)
 
     # ── the life of a run ──────────────────────────────────────────────────────────────────────────
 
@@ -58,6 +56,7 @@ class Supervisor:
         self._watcher.add(self.run_dir.processes)
         self._watcher.add(self.run_dir.requests)
         if self.journal.past:
+            self._begin_watching()
             self._adopt()
             return
         if self.plan.scheduler_on_demand:
@@ -66,6 +65,12 @@ class Supervisor:
         gc.freeze()  # keepers share our pages for as long as nobody writes to them
         on_demand = self.plan.scheduler_on_demand is not None
         self._start([watched for watched in self.processes if watched.plan.rank is not None or not on_demand])
+        self._begin_watching()
+
+    def _begin_watching(self) -> None:
+        from orchestrator.supervisor.watching import Watching  # 12 ms that ranks need not wait for
+
+        self.watching = Watching(self.run_dir, self.plan, self.journal)
 
     def run(self) -> None:
         """Go on until every process has ended; then write `run_finished`."""

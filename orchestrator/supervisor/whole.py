@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any, Mapping, Optional
 
@@ -26,6 +25,8 @@ def problem_of(told: Mapping[str, Any]) -> Optional[str]:
                 return f"it has {size:,} bytes and was written with {wanted:,}"
             if told.get("sha256") is None:
                 return None
+            import hashlib  # 3 ms that a launch need not spend
+
             digest = hashlib.sha256()
             while True:
                 block = file.read(_BLOCK)
