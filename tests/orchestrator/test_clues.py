@@ -70,7 +70,7 @@ def test_a_rank_that_lost_its_peers_says_nothing_of_a_cause_of_its_own(text: str
         ("ValueError: epoch: 1 step: 1. Invalid loss, terminating training.", Kind.NAN),
         ("all is well", None),
         (
-            "[WARNING] DISTRIBUTED(6282) [tcp_comm.cc:485] Connect] Connection refused, and reconnect to the meta server",
+            "[WARNING] DISTRIBUTED(6282) Connect] Connection refused. Retry to reconnect to the meta server",
             None,
         ),
         ("", None),
