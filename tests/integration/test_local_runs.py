@@ -8,6 +8,7 @@ import pty
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -506,14 +507,31 @@ def test_a_fifo_in_place_of_a_file_that_we_read_does_not_hold_us_up(cli, program
 def test_a_third_ctrl_c_leaves_even_when_the_supervisor_does_not_answer(cli, program):
     launched = cli.start("launch", "--name", "dumb", "--", *program(SLEEP))
     all_up(cli, "dumb", 1)
-    os.kill(cli.supervisor_pid("dumb"), signal.SIGSTOP)
+    supervisor = cli.supervisor_pid("dumb")
+    left = threading.Event()
+
+    def keep_stopped():  # one that is stopped once is woken
+        while not left.wait(0.001):
+            os.kill(supervisor, signal.SIGSTOP)
+
+    keeper = threading.Thread(target=keep_stopped)
+    keeper.start()
     for _ in range(3):
         launched.send_signal(signal.SIGINT)
         time.sleep(0.5)
     _, err = launched.communicate(timeout=20)
+    left.set()
+    keeper.join()
     assert launched.returncode == 3 and "left dumb while it was stopping" in err
-    os.kill(cli.supervisor_pid("dumb"), signal.SIGCONT)
     wait_for(lambda: cli.status("dumb")["finished"])
+
+
+def test_a_supervisor_that_somebody_stopped_is_woken_and_stops_the_run(cli, program):
+    cli("launch", "--name", "r", "--detach", "--", *program(SLEEP))
+    all_up(cli, "r", 1)
+    os.kill(cli.supervisor_pid("r"), signal.SIGSTOP)
+    cli("stop", "r", timeout=30)
+    assert cli.status("r")["outcome"] == "stopped"
 
 
 def test_the_longest_job_name_still_makes_a_run_name(cli):
