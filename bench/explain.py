@@ -83,6 +83,7 @@ def measure(folder: Path) -> "dict[str, float]":
         "import json, resource, sys, time; began = time.perf_counter(); "
         "from orchestrator.explain import explain_paths; report = explain_paths(sys.argv[1:]); "
         "made = report.explanation; print(json.dumps({'seconds': time.perf_counter() - began, "
+        "'cpu_s': time.process_time(), "
         "'memory_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 'bytes': report.size_bytes, "
         "'code': made.rule.code if made.rule else None, 'first_rank': made.first_rank}))"
     )
@@ -117,7 +118,8 @@ def main() -> None:
             told, grep_s = measure(folder), grep(folder)
             assert (told["code"], told["first_rank"]) == ("hbm-multi-bit-ecc", arguments.ranks // 2), told
             print(
-                f"{told['bytes'] / 1e9:.2f} GB of {arguments.ranks} ranks: explain {told['seconds']:.1f} s, "
+                f"{told['bytes'] / 1e9:.2f} GB of {arguments.ranks} ranks: explain {told['seconds']:.1f} s "
+                f"({told['cpu_s']:.1f} s of its CPU), "
                 f"{told['memory_mib']:.0f} MiB; grep for {len(WORDS)} words {grep_s:.1f} s "
                 f"(x {told['seconds'] / grep_s:.1f})"
             )

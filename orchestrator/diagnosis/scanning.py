@@ -17,7 +17,7 @@ from orchestrator.diagnosis import places, tracebacks
 from orchestrator.diagnosis.rules import Role, Rule, Rules
 from orchestrator.diagnosis.tracebacks import Traceback
 
-_ALARMS = (b"rror", b"ERR", b"xception", b"ailed", b"illed", b"imed out", b"event_id", tracebacks.HEAD.encode())
+_ALARMS = (b"rror", b"ERR", b"xception", b"ailed", b"illed", tracebacks.HEAD.encode())
 _CODE = re.compile(rb"E[A-Z1-4]\d{4}")  # of CANN's error codes
 _PREFIX = 5  # bytes: no text of a rule is shorter
 _SHAPE_LOOKS = 6  # lines of one shape are looked at so often before it counts as known to say nothing
