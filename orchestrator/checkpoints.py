@@ -91,12 +91,23 @@ def newest_first(known: "Sequence[Checkpoint]") -> "list[tuple[Checkpoint, ...]]
     return sorted(sets, key=lambda parts: parts[0].place, reverse=True)
 
 
-def copy_of(run_dir: RunDir, one: Checkpoint, root: str, below: str) -> Path:
-    """Return where the copy of a checkpoint lies here, or would; *root* is the attempt's folder on its host."""
-    inside = os.path.relpath(one.path, root)
-    if inside.startswith(".."):
-        return run_dir.of_host(one.host) / below / "checkpoints" / os.path.basename(one.path)
-    return run_dir.root / below / inside
+def copy_of(run_dir: RunDir, one: Checkpoint, host: FarHost) -> Path:
+    """Return where the copy of a checkpoint lies here, or would: no host leads out of its own folders."""
+    inside = Path(os.path.relpath(one.path, host.root))
+    if inside.parts[0] in host.folders:
+        return run_dir.root / host.below / inside
+    return run_dir.of_host(host.name) / host.below / "checkpoints" / inside.name
+
+
+def copies_of(run_dir: RunDir, known: "Sequence[Checkpoint]", hosts: "Sequence[FarHost]") -> "dict[Checkpoint, Path]":
+    """Return where copies of checkpoints lie here, or would; *hosts* are those of all attempts."""
+    by_place = {(host.name, host.below): host for host in hosts}
+    found = {}
+    for one in known:
+        host = by_place.get((one.host, f"attempts/{one.attempt}")) or by_place.get((one.host, ""))
+        if host is not None:
+            found[one] = copy_of(run_dir, one, host)
+    return found
 
 
 def beside(path: Path) -> Path:

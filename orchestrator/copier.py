@@ -46,7 +46,7 @@ class Copier:
     def _run(self) -> None:
         while (due := self._due.get()) is not None:
             one, far, transport = due
-            target = copy_of(self._run_dir, one, far.root, far.below)
+            target = copy_of(self._run_dir, one, far)
             try:
                 fetch_checkpoint(transport, one, target)
             except (HostError, RunDirError) as exc:

@@ -17,7 +17,6 @@ from orchestrator.inventory import HostEntry
 from orchestrator.policy import Attempt
 from orchestrator.runstate import RankPhase, RunState
 from orchestrator.store import Run
-from orchestrator.supervisor.rundir import RunDir
 from orchestrator.transport.fanout import Fleet, Roads, open_all
 from orchestrator.verdict import ASKED_TO_END, verdict
 
@@ -97,8 +96,7 @@ def prepare(
     try:
         prepared = attempts.prepare(fleet, order, attempt)
         ranks = [(rank.rank_id, rank.host) for rank in prepared.plan.ranks]
-        roots = {(host.name, host.below): host.root for host in (*far.earlier, *far.hosts)}
-        copies = copies_of(run.run_dir, known, roots)
+        copies = checkpoints.copies_of(run.run_dir, known, (*far.earlier, *far.hosts))
         transports = {one.entry.name: one.transport for one in fleet.connected}
         with tempfile.TemporaryDirectory(prefix=".resume-", dir=run.run_dir.root) as scratch:
             paths, chosen = checkpoints.settle(
@@ -119,19 +117,6 @@ def _without_resume(order: Order) -> Order:
     if order.spec.config.get("resume") is None:
         return order
     return replace(order, spec=replace(order.spec, config={**order.spec.config, "resume": None}))
-
-
-def copies_of(
-    run_dir: RunDir, known: "Sequence[Checkpoint]", roots: "Mapping[tuple[str, str], str]"
-) -> "dict[Checkpoint, Path]":
-    """Return where copies of checkpoints lie here, or would; *roots* are the attempts' folders on each host."""
-    found = {}
-    for one in known:
-        for below in (f"attempts/{one.attempt}", ""):
-            if (one.host, below) in roots:
-                found[one] = checkpoints.copy_of(run_dir, one, roots[one.host, below], below)
-                break
-    return found
 
 
 def hang_up(fleet: Fleet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator import checkpoints, mirror, restarts
+from orchestrator import checkpoints, mirror
 from orchestrator.errors import RunNotFoundError, SpecError
 from orchestrator.farhosts import FarHosts
 from orchestrator.monitor import Follower
@@ -27,9 +27,8 @@ def checkpoint_of(named: str, store: Store) -> str:
 def _newest(run: Run) -> str:
     mirror.bring(run)  # what is out of reach now may be here from earlier
     far = FarHosts.of(run.run_dir)
-    roots = {(host.name, host.below): host.root for host in (*far.earlier, *far.hosts)} if far else {}
     known = checkpoints.told(Follower(run).state().checkpoints)
-    copies = restarts.copies_of(run.run_dir, known, roots)
+    copies = checkpoints.copies_of(run.run_dir, known, (*far.earlier, *far.hosts) if far else ())
     problems = []
     for parts in checkpoints.newest_first(known):
         if len(parts) > 1:

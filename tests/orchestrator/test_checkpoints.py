@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.checkpoints import Checkpoint, in_file, newest_first, told
+from orchestrator.checkpoints import Checkpoint, copies_of, in_file, newest_first, told
 from orchestrator.errors import HostError, SpecError
+from orchestrator.farhosts import FarHost
 from orchestrator.inventory import HostEntry
 from orchestrator.restarts import choose
+from orchestrator.supervisor.rundir import RunDir
 
 
 def one(step: int, *, rank: int = 0, attempt: int = 1, epoch: int = 1) -> Checkpoint:
@@ -66,6 +68,21 @@ def test_too_few_hosts_are_an_error_that_names_them(lost: "set[str]", mode: str)
     inventory = ENTRIES[:3]
     with pytest.raises(HostError, match="lost"):
         choose(inventory, ["a", "b"], lost, mode)
+
+
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/w/r/attempts/1/train_parallel1/ckpt/a.ckpt", "attempts/1/train_parallel1/ckpt/a.ckpt"),
+        ("/w/r/attempts/1/train_parallel0/a.ckpt", "hosts/h/attempts/1/checkpoints/a.ckpt"),  # another host's rank
+        ("/w/r/attempts/1/train_parallel1/../../../../x/a.ckpt", "hosts/h/attempts/1/checkpoints/a.ckpt"),
+        ("/data/a.ckpt", "hosts/h/attempts/1/checkpoints/a.ckpt"),
+    ],
+)
+def test_a_copy_stays_in_the_folders_of_its_own_host(path: str, place: str) -> None:
+    host = FarHost(HostEntry("h", "h"), "python3", "/a", "/w/r/attempts/1", "attempts/1", ("train_parallel1",))
+    told_of = Checkpoint(path, "h", 1, 1, 1, 5, 7)
+    assert copies_of(RunDir(Path("/runs/r")), [told_of], [host]) == {told_of: Path("/runs/r") / place}
 
 
 def test_a_file_that_is_not_what_its_sidecar_says_is_not_resumed_from(tmp_path: Path) -> None:
