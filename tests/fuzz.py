@@ -112,4 +112,7 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
-    sys.exit(1 if run(arguments.inputs, arguments.seed, print) else 0)
+    from tests import probefuzz  # which needs what stands above
+
+    failures = [search(arguments.inputs, arguments.seed, print) for search in (run, probefuzz.run)]
+    sys.exit(1 if any(failures) else 0)
