@@ -161,7 +161,7 @@ def test_a_slow_rank_is_shown_and_left_alone(cli, program):
     source = (
         "import json, os, time\n"
         "with open(os.environ['ASCENDRUN_PROGRESS'], 'a') as file:\n"
-        "    for step in range(40):\n"
+        "    for step in range(100):\n"
         "        took = 0.05 if os.environ['RANK'] == '2' else 0.02\n"
         "        print(json.dumps({'kind': 'step', 'epoch': 1, 'step': step, 'step_s': took}), file=file, flush=True)\n"
         "        time.sleep(took)\n"
