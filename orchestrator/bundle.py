@@ -14,8 +14,8 @@ from pathlib import Path
 import orchestrator
 from orchestrator.errors import SpecError
 
-# The supervisor is whole by itself; the others look at datasets, and need nothing but it and the standard library.
-_TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py")
+# The supervisor is whole by itself; the others look at datasets and hosts, and need it and the standard library only.
+_TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py", "checkup.py")
 _FOLDER = "folder"
 OLDEST_PYTHON = (3, 9)  # that runs our supervisor
 # Any Python can read it, and tell that it is too old to read the rest.

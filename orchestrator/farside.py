@@ -8,6 +8,7 @@
     files FOLDER        the regular files of a run, one a line
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
     leftovers           the processes that earlier runs left here
+    checkup             for `doctor`: what this host is and has, and what it makes of its peers; checkup.py has the talk
     end GRACE           end those of them whose pid and start standard input names; the pids that cannot be ended
 
 What cannot be done is said in the last line of standard error, with exit code 1. Standard library only.
@@ -49,6 +50,10 @@ def main(words: "list[str]") -> int:
             serving.tail(Path(rest[0]), json.loads(sys.stdin.readline()))
         elif command == "strike":
             print(strike(RunDir(Path(rest[0])), rest[1], int(rest[2])))
+        elif command == "checkup":
+            from orchestrator import checkup  # 10 ms that no run need spend
+
+            checkup.serve()
         elif command == "leftovers":
             json.dump(abandoned.find(), sys.stdout)
         elif command == "end":

@@ -25,9 +25,9 @@ LAYERS = {
                    "orchestrator.hearsay",
                    "orchestrator.policy",
                    "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
-                   "orchestrator.tuning"],
+                   "orchestrator.tuning", "orchestrator.checks"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
-              "orchestrator.bundle", "orchestrator.farside", "orchestrator.jobfiles", "orchestrator.textfiles",
+              "orchestrator.bundle", "orchestrator.farside", "orchestrator.checkup", "orchestrator.jobfiles", "orchestrator.textfiles",
               "orchestrator.datasets", "orchestrator.records", "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
@@ -56,7 +56,9 @@ PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", 
         "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
         "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
         "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml",
-        "orchestrator.hostfiles", "orchestrator.clues", "orchestrator.verdict", "orchestrator.loneplan"]  # fmt: skip
+        "orchestrator.hostfiles", "orchestrator.clues", "orchestrator.verdict", "orchestrator.loneplan",
+        *(f"orchestrator.checks.{name}" for name in ("facts", "machine", "devices", "alike", "baseline")),
+        *(f"orchestrator.probes.{name}" for name in ("npuinfo", "npuqueries", "network", "versions", "text"))]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",
                   "shutil", "glob", "io", "threading", "asyncio", "urllib", "http", "psutil", "logging"}  # fmt: skip
 IMPURE_CALLS = {"open", "input", "print", "exec", "eval", "read_text", "read_bytes", "write_text", "write_bytes",

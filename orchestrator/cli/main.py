@@ -20,6 +20,7 @@ VERBS = {
     "status": "Show the recent runs, or how one run is doing.",
     "attach": "Watch a run to its end.",
     "logs": "Print the logs of a run's ranks.",
+    "doctor": "Say what is wrong with hosts before a run finds out.",
     "explain": "Say why a job failed, by its logs.",
     "stop": "End a run, and everything it started.",
     "restart": "Begin the next attempt of a run; kill a rank, for a drill.",

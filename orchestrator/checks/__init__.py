@@ -1,0 +1,1 @@
+"""What `ascendrun doctor` judges: facts of hosts in, faults with remedies out. All of it is pure."""
