@@ -24,6 +24,7 @@ def supervise(run_dir: RunDir, ready: Callable[[], None]) -> int:
         if ownership.take(run_dir) is None:
             return 0
         plan = HostPlan.from_json(run_dir.host_plan.read_text(encoding="utf-8"))
+        set_title(f"ascendrun: supervisor of {plan.run_id}")  # before it has ranks: whoever looks knows it from them
         supervisor = Supervisor(run_dir, plan, Journal(run_dir.journal, plan.host))
         supervisor.begin()
     except OSError as exc:
@@ -32,7 +33,6 @@ def supervise(run_dir: RunDir, ready: Callable[[], None]) -> int:
     except Exception:
         traceback.print_exc()
         return 1
-    set_title(f"ascendrun: supervisor of {plan.run_id}")
     ready()
     try:
         supervisor.run()

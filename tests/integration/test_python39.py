@@ -11,6 +11,8 @@ from typing import Optional
 
 import pytest
 
+from tests.conftest import SHARED
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,6 +46,8 @@ def test_the_orchestrator_passes_its_tests_on_python_39(tmp_path):
     )
     # The tests away from the sources, so that they meet the installed package.
     shutil.copytree(ROOT / "tests", tmp_path / "checkout/tests")
+    if SHARED.is_dir():
+        (tmp_path / "shared").symlink_to(SHARED)  # beside the tests, where they look for it
     chosen = ["tests/orchestrator", "tests/integration/test_bad_input.py", "tests/integration/test_local_runs.py"]
     done = subprocess.run(
         [bin_dir / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen],

@@ -17,12 +17,12 @@ done
 mount --bind "$shared" "$disk/srv/shared"
 for tree in root srv tmp; do mount --rbind "$disk/$tree" "/$tree"; done
 mount -t tmpfs -o mode=1777 tmpfs /dev/shm
+cat /proc/sys/kernel/random/uuid > "$disk/.boot_id" # each boot of a machine has a new one
+mount --bind "$disk/.boot_id" /proc/sys/kernel/random/boot_id
 # Else this host would keep the namespaces and files of all others alive after they are taken down.
 umount --lazy /run/netns $(awk '$2 ~ "^/run/ascendrun-testbed/[0-9]+$" { print $2 }' /proc/self/mounts)
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
-cat /proc/sys/kernel/random/uuid > /run/boot_id # each boot of a machine has a new one
-mount --bind /run/boot_id /proc/sys/kernel/random/boot_id
 cd /
 
 /usr/sbin/sshd
