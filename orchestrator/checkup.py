@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import json
 import os
-import platform
 import re
 import resource
 import shutil
@@ -109,9 +108,9 @@ def examine(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "hostname": socket.gethostname(),
         "user": _user_name(os.getuid()),
         "address": _dialled_address(),
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "arch": platform.machine(),
+        "python": "{}.{}.{}".format(*sys.version_info),
+        "kernel": os.uname().release,
+        "arch": os.uname().machine,
         "packages": _packages(),
         "files": files,
         "cann": _cann(),
