@@ -83,7 +83,8 @@ _SAME = {
                   "where its name is set for all, as in GLOO_SOCKET_IFNAME, set it for each host"),
     "mtu": ("network", "the MTU of the interface", False, "set one MTU on all hosts and switches between them"),
 }  # fmt: skip
-_SILENT_WITHOUT = {"devices", "product", "driver", "firmware", "interface", "mtu"}  # who has none of these is told of elsewhere
+# Who has none of these is told of elsewhere.
+_SILENT_WITHOUT = {"devices", "product", "driver", "firmware", "interface", "mtu"}
 
 
 def _unlike(hosts: "Sequence[HostFacts]", key: str, check: str, what: str, bad: bool, remedy: str) -> "Iterator[Fault]":
