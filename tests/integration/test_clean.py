@@ -29,13 +29,21 @@ def started(cli, words, run="r", devices=1):
     return pids
 
 
+def kill_who_watches(cli):
+    """Kill the supervisors and keepers of all runs, and wait until the kernel knows them as dead."""
+    watching = [
+        Identity.of(pid) for pid, command in processes_below(cli.folder).items() if command.startswith("ascendrun: ")
+    ]
+    for one in watching:
+        os.kill(one.pid, signal.SIGKILL)
+    # One that dies loses its words before it counts as dead.
+    wait_for(lambda: not any(one.is_alive() for one in watching))
+
+
 def orphaned(cli, words, run="r", devices=1):
     """Start a run, kill all that watches over it, and remove its folder; return the pids of its ranks."""
     pids = started(cli, words, run, devices)
-    watching = [pid for pid, command in processes_below(cli.folder).items() if command.startswith("ascendrun: ")]
-    for pid in watching:
-        os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not set(watching) & set(processes_below(cli.folder)))
+    kill_who_watches(cli)
     shutil.rmtree(cli.run_dir(run))
     return pids
 
@@ -68,10 +76,7 @@ def test_ranks_of_a_removed_run_are_listed_and_ended_and_those_of_a_live_one_are
 
 def test_a_run_whose_supervisor_and_keeper_were_killed_is_taken_over_and_no_leftover(cli, program):
     (pid,) = started(cli, program(SLEEP))
-    for one, command in processes_below(cli.folder).items():
-        if command.startswith("ascendrun: "):
-            os.kill(one, signal.SIGKILL)
-    wait_for(lambda: not any(command.startswith("ascendrun: ") for command in processes_below(cli.folder).values()))
+    kill_who_watches(cli)
     assert mine(cli) == []
     cli.run_dir("r").chmod(0o777)  # somebody else could have written what a successor would do as us
     assert [(one.pid, one.reason) for one in mine(cli)] == [

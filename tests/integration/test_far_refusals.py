@@ -20,7 +20,7 @@ def refused(far: Far, hosts: str, *words: str, code: int = 3) -> str:
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stderr.startswith("ascendrun: ") and "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert not list(far.cli.folder.glob("runs/*")), "no run is left here"
+    assert not list(far.cli.folder.glob("runs/*")), f"no run is left here: {done.stderr}"
     assert nothing_left(far.bed, far.before) == []
     for host in far.bed.hosts:
         assert far.bed.exec(host, ["ls", "/srv/work"]).stdout == "", "and no run folder there"
