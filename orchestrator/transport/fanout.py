@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from orchestrator.transport.ssh_dial import Dialer
 
 AT_ONCE = 32  # hosts: more connects at a time are no faster, and keep a small machine from anything else
+_HEED_S = 0.5  # Ctrl-C is heeded within this
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -179,7 +180,7 @@ def in_parallel(
     outcomes: "dict[int, Union[R, HostError]]" = {}
     try:
         for _ in items:
-            result = results.get()
+            result = _next(results)
             if result.error is not None and not isinstance(result.error, HostError):
                 raise result.error
             outcomes[result.index] = result.error if result.error is not None else result.value  # type: ignore[assignment]
@@ -193,6 +194,15 @@ def in_parallel(
             interrupt()
         raise
     return [outcomes[index] for index in range(len(items))]
+
+
+def _next(results: "queue.SimpleQueue[_Result[R]]") -> "_Result[R]":
+    """Return the next of *results*; awake now and then: a signal that another thread took does not wake this one."""
+    while True:
+        try:
+            return results.get(timeout=_HEED_S)
+        except queue.Empty:
+            continue
 
 
 @dataclass(frozen=True)

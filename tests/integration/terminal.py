@@ -9,12 +9,16 @@ import select
 import shutil
 import subprocess
 import termios
+import time
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Cli
 from tests.testbed.bed import Testbed
 
 PASSPHRASE = "secret words"
+_MOST_S = 60.0
 
 
 def locked_key(cli: Cli, bed: Testbed) -> Path:
@@ -34,7 +38,11 @@ def at_terminal(cli: Cli, argv: "list[str]", answers: "list[bytes]") -> "tuple[i
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     ) as program:  # fmt: skip
         said, questions = b"", 0
+        began = time.monotonic()
         while program.poll() is None or select.select([ours], [], [], 0)[0]:
+            if time.monotonic() - began > _MOST_S:
+                program.kill()
+                pytest.fail(f"neither ended nor asked for more than {_MOST_S} s; it said {said!r}")
             if select.select([ours], [], [], 0.1)[0]:
                 said += os.read(ours, 4096)
             # Answered when the terminal has stopped to show what is typed: what comes before that is thrown away.
