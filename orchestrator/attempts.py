@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Optional, TypeVar, Union
 
-from orchestrator import addresses, bundle, farside, launch, ranktables
+from orchestrator import addresses, bundle, farside, launch, quicklook, ranktables
 from orchestrator.errors import HostError, SpecError
 from orchestrator.farhosts import FarHost, FarHosts, Line, keep
 from orchestrator.hosts import PYTHON
@@ -43,7 +43,7 @@ class Looked:
     code: Optional[str]  # the folder that has the job's package there
     line: Line  # over which it said so, and will be told to begin
     facts: Mapping[str, Any]  # as farside.look gives them
-    clock_off_s: float  # its clock against ours, less what the answer may have taken
+    clock_off_s: tuple[float, float]  # its clock is ahead of ours by at least, at most
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ class Prepared:
     plan: RunPlan
     far: FarHosts
     looked: "tuple[Looked, ...]"
+    warnings: tuple[str, ...] = ()  # of what may slow it down
 
 
 def prepare(fleet: Fleet, order: Order, attempt: int) -> Prepared:
@@ -98,7 +99,8 @@ def prepare(fleet: Fleet, order: Order, attempt: int) -> Prepared:
     looked = _look(fleet, order, attempt)
     _refuse_unlike(looked, order.spec)
     table = _rank_table(fleet, order.spec, order.request, looked)
-    return _plan(order, attempt, looked, table)
+    prepared = _plan(order, attempt, looked, table)
+    return replace(prepared, warnings=_warnings(prepared))
 
 
 # ── looking ────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,6 +121,8 @@ def _look(fleet: Fleet, order: Order, attempt: int) -> "list[Looked]":
         "environment": HEEDED_VARIABLES,
         "program": spec.command[0] if spec.command else None,
     }
+    glances = attempt == 1 and not order.request.skip_doctor
+    on_cpus = (order.request.backend or spec.backend) == "cpu"
 
     def look(entry: HostEntry, transport: Transport) -> Looked:
         work = entry.work_folder or WORK_FOLDER
@@ -128,15 +132,16 @@ def _look(fleet: Fleet, order: Order, attempt: int) -> "list[Looked]":
         python = entry.python or (sys.executable if entry.is_this_machine() else PYTHON)
         far = FarHost(entry, python, archive, str(root / order.below(attempt)))
         line = Line(far, transport, ["launch"])
+        named = None if on_cpus else [device.device_id for device in entry.devices or ()]
         began = time.time()
-        line.say({**asked, "folder": far.root})
+        line.say({**asked, "folder": far.root, "glance": quicklook.question(named) if glances else None})
         try:
             facts = farside.read_facts(line.hear(_ANSWER_S))
         except ValueError as exc:
             raise HostError(f"{entry.name}: {far.python} there does not answer as ours: {exc}") from exc
         ended = time.time()
-        off_s = abs(facts["time"] - (began + ended) / 2) - (ended - began) / 2
-        return Looked(entry, archive, code_there[0] if code_there else None, line, facts, max(0.0, off_s))
+        off_s = (facts["time"] - ended, facts["time"] - began)
+        return Looked(entry, archive, code_there[0] if code_there else None, line, facts, off_s)
 
     try:
         token.touch()
@@ -174,8 +179,9 @@ def _refuse_unlike(looked: "Sequence[Looked]", spec: JobSpec) -> None:
             raise HostError(f"{name}: {facts['program_problem']}")
         if facts["dataset_problem"]:
             raise HostError(f"{name}: {facts['dataset_problem']}")
-        if one.clock_off_s > MOST_CLOCK_S:
-            raise HostError(f"{name}: its clock is {one.clock_off_s:.0f} s off this machine's; set it (chronyd, ntpd)")
+        off_s = max(one.clock_off_s[0], -one.clock_off_s[1])  # at least
+        if off_s > MOST_CLOCK_S:
+            raise HostError(f"{name}: its clock is {off_s:.0f} s off this machine's; set it (chronyd, ntpd)")
         if place in places:
             raise HostError(f"{name}: is the same machine as {places[place]}; name it once")
         places[place] = name
@@ -188,6 +194,20 @@ def _refuse_unlike(looked: "Sequence[Looked]", spec: JobSpec) -> None:
                 )
     if spec.framework == "mindspore" and not any(first.facts["versions"].values()):
         raise HostError(f"{first.entry.name}: MindSpore is not installed for {first.facts['executable']}")
+
+
+def _warnings(prepared: Prepared) -> "tuple[str, ...]":
+    """Return what may slow the run down. Raises HostError with what would make it fail."""
+    ranks = prepared.plan.ranks
+    used: "dict[str, list[int]]" = {}
+    for rank in ranks:
+        used.setdefault(rank.host, []).append(rank.device_id)
+    facts = [
+        quicklook.of_told(one.entry.name, one.facts["glanced"], one.clock_off_s, used[one.entry.name])
+        for one in prepared.looked
+        if one.facts.get("glanced") and one.entry.name in used
+    ]
+    return tuple(quicklook.warnings_of(facts, ranks=len(ranks))) if facts else ()
 
 
 # ── planning ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -221,7 +241,7 @@ def _plan(order: Order, attempt: int, looked: "Sequence[Looked]", table: "Option
         looked = [by_id[server_id] for server_id in of_server]
     for one in looked:
         facts, run_dir = one.facts, RunDir(Path(one.facts["folder"]))
-        host = _host(one, request.backend or spec.backend, alone=len(looked) == 1)
+        host = host_of(one, request.backend or spec.backend, alone=len(looked) == 1)
         server = of_server.get(one.entry.server_id or one.entry.address)
         if server is None:
             devices = select_devices(wanted, host.devices)
@@ -271,7 +291,8 @@ def _compile_cache(one: Looked, spec: JobSpec, size: int, backend: str) -> Optio
     return os.path.join(os.path.dirname(one.archive), "graphs", compile_cache_key(spec, size, backend, versions))
 
 
-def _host(one: Looked, backend: str, *, alone: bool) -> Host:
+def host_of(one: Looked, backend: str, *, alone: bool) -> Host:
+    """Return a host as a plan has it. Raises HostError where it lacks the devices for *backend*."""
     facts, entry = one.facts, one.entry
     ascend, cpus = facts["ascend"], facts["cpus"]
     if backend == "ascend" and not ascend:

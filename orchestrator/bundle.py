@@ -15,7 +15,7 @@ import orchestrator
 from orchestrator.errors import SpecError
 
 # The supervisor is whole by itself; the others look at datasets and hosts, and need it and the standard library only.
-_TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py", "checkup.py")
+_TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py", "checkup.py", "allreduce.py")
 _FOLDER = "folder"
 OLDEST_PYTHON = (3, 9)  # that runs our supervisor
 # Any Python can read it, and tell that it is too old to read the rest.

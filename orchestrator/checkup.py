@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -41,6 +40,7 @@ _PACKAGE = re.compile(r"(mindspore|mindspore[_-]ascend|torch[_-]npu)-([0-9][^-]*
 _CONFIGURED = re.compile(r"^\s*(?:IPv6)?address_([0-9]{1,4})\s*=", re.MULTILINE | re.IGNORECASE)
 _BUSY_TRIES, _BUSY_S = 25, 0.2  # hccn_tool serves one at a time
 _DIAL_S = 4.0
+_PINGS_S = 10.0  # a ping that is not answered takes three
 _SIOCGIFADDR, _SIOCGIFMTU = 0x8915, 0x8921
 _RUN_ID = b"ASCENDRUN_RUN_ID="
 
@@ -96,24 +96,42 @@ def examine(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     *asked*: folder (where runs would lie), devices (ids that the hosts file names), timeout_s (of a tool), program.
     """
     timeout_s = float(asked["timeout_s"])
-    files = {path: text for path in _FILES if (text := _read(path)) is not None}
-    davinci = machine.ascend_device_ids()
-    ids = sorted(asked.get("devices") or davinci or set(map(int, _CONFIGURED.findall(files.get("/etc/hccn.conf", "")))))
-    answers: "dict[str, Any]" = {}
-    asking = threading.Thread(target=lambda: answers.update(npu=run_tool("npu-smi", ["info"], timeout_s)))
-    asking.start()
-    hccn = _ask_hccn(ids, timeout_s)
-    folder = Path(os.path.expanduser(asked["folder"]))
-    facts = {
+    return {
+        **_host(Path(os.path.expanduser(asked["folder"]))),
+        **_devices(asked.get("devices") or (), timeout_s),
+        "packages": _packages(),
+        "program": asked.get("program"),
+        "program_there": asked.get("program") is None or shutil.which(asked["program"]) is not None,
+        "leftovers": [list(one) for one in abandoned.find()],
+    }
+
+
+def glance(folder: Path, *, devices: "Optional[Sequence[int]]", timeout_s: float) -> "dict[str, Any]":
+    """Return what `examine` does, of what a launch wants to know at once: no program is run for a host without devices.
+
+    *devices*: those that matter, () for all; None: the run uses none.
+    """
+    return {
+        **_host(folder),
+        **(_NO_DEVICES if devices is None or not machine.ascend_device_ids() else _devices(devices, timeout_s)),
+        "packages": {},
+        "program": None,
+        "program_there": True,
+        "leftovers": [],
+        "port": 0,
+        "port_problem": None,
+        "time": time.time(),
+    }
+
+
+def _host(folder: Path) -> "dict[str, Any]":
+    return {
         "hostname": socket.gethostname(),
         "user": _user_name(os.getuid()),
         "address": _dialled_address(),
         "python": "{}.{}.{}".format(*sys.version_info),
         "kernel": os.uname().release,
         "arch": os.uname().machine,
-        "packages": _packages(),
-        "files": files,
-        "cann": _cann(),
         "cpus": len(os.sched_getaffinity(0)),
         "numa_nodes": len(glob.glob("/sys/devices/system/node/node[0-9]*")),
         "load": os.getloadavg()[0],
@@ -122,39 +140,54 @@ def examine(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "shm": _disk(Path("/dev/shm")),
         "limits": {"nofile": _soft(resource.RLIMIT_NOFILE), "nproc": _soft(resource.RLIMIT_NPROC)},
         "interfaces": _interfaces(),
-        "davinci": davinci,
-        "asked_ids": ids,
-        "hccn": hccn,
-        "program": asked.get("program"),
-        "program_there": asked.get("program") is None or shutil.which(asked["program"]) is not None,
-        "leftovers": [list(one) for one in abandoned.find()],
     }
+
+
+_SILENT = {"code": None, "missing": True, "text": ""}  # of a tool that is not there
+_NO_DEVICES: "dict[str, Any]" = {
+    "files": {}, "cann": None, "davinci": [], "asked_ids": [], "npu": _SILENT, "hccn": [],
+}  # fmt: skip
+
+
+def _devices(named: "Sequence[int]", timeout_s: float) -> "dict[str, Any]":
+    """Return what the tools and files of Ascend say of the devices *named*, or else of all."""
+    files = {path: text for path in _FILES if (text := _read(path)) is not None}
+    davinci = machine.ascend_device_ids()
+    ids = sorted(named or davinci or set(map(int, _CONFIGURED.findall(files.get("/etc/hccn.conf", "")))))
+    answers: "dict[str, Any]" = {}
+    asking = threading.Thread(target=lambda: answers.update(npu=run_tool("npu-smi", ["info"], timeout_s)))
+    asking.start()
+    hccn = _ask_hccn(ids, timeout_s)
     asking.join()
-    return {**facts, **answers}
+    return {"files": files, "cann": _cann(), "davinci": davinci, "asked_ids": ids, "hccn": hccn, **answers}
 
 
 def look_closer(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     """Return what became of dialling *peers* ([name, address, port]), who owns *pids*, and what *queries* are answered.
 
-    *queries*: the words of `npu-smi`.
+    *queries*: the words of `npu-smi`; *pings*: [device, its peer's host, device and address].
     """
     peers: "Sequence[Sequence[Any]]" = asked["peers"]
     reached: "dict[str, Optional[str]]" = {}
     threads = [threading.Thread(target=_dial, args=(*peer, reached), daemon=True) for peer in peers]
     for thread in threads:
         thread.start()
-    answers = [run_tool("npu-smi", words, float(asked["timeout_s"])) for words in asked["queries"]]
+    timeout_s = float(asked["timeout_s"])
+    answers = [run_tool("npu-smi", words, timeout_s) for words in asked["queries"]]
+    pings = _ping(asked["pings"], timeout_s)
     owners = {str(pid): owner for pid in asked["pids"] if (owner := _owner(int(pid))) is not None}
     for thread in threads:
         thread.join()
-    return {"reached": reached, "owners": owners, "answers": answers}
+    return {"reached": reached, "owners": owners, "answers": answers, "pings": pings}
 
 
 def run_tool(name: str, words: "Sequence[str]", timeout_s: float) -> "dict[str, Any]":
     """Return how a tool ended and what it said; `code` None: it is not there (`missing`), or said nothing in time."""
     path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
     if path is None:
-        return {"code": None, "missing": True, "text": ""}
+        return dict(_SILENT)
+    import subprocess  # 3 ms that a launch without devices need not spend
+
     libraries = [one for one in (*_LIBRARIES, os.environ.get("LD_LIBRARY_PATH", "")) if one]
     environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "LC_ALL": "C"}
     try:
@@ -181,11 +214,7 @@ def _ask_hccn(ids: "Iterable[int]", timeout_s: float) -> "list[dict[str, Any]]":
     answers: "list[dict[str, Any]]" = []
 
     def ask(device: int, *query: str) -> "dict[str, Any]":
-        for _ in range(_BUSY_TRIES):
-            answer = run_tool("hccn_tool", ["-i", str(device), *query, "-g"], timeout_s)
-            if "hccn_tool is busy" not in answer["text"]:
-                break
-            time.sleep(_BUSY_S)  # its owner tells nobody when it is done
+        answer = _hccn_tool(["-i", str(device), *query, "-g"], timeout_s)
         answers.append({"device": device, "query": query[0], **answer})
         return answer
 
@@ -198,6 +227,28 @@ def _ask_hccn(ids: "Iterable[int]", timeout_s: float) -> "list[dict[str, Any]]":
         if "ipaddr" not in ask(device, "-ip")["text"]:
             ask(device, "-ip", "-inet6")
         ask(device, "-tls")
+    return answers
+
+
+def _hccn_tool(words: "Sequence[str]", timeout_s: float) -> "dict[str, Any]":
+    """Return what hccn_tool answers once it is not busy: it serves one call at a time."""
+    for _ in range(_BUSY_TRIES):
+        answer = run_tool("hccn_tool", words, timeout_s)
+        if "hccn_tool is busy" not in answer["text"]:
+            break
+        time.sleep(_BUSY_S)  # its owner tells nobody when it is done
+    return answer
+
+
+def _ping(wanted: "Iterable[Sequence[Any]]", timeout_s: float) -> "list[dict[str, Any]]":
+    """Return the answers of hccn_tool to pings; those that are left when they have taken too long are not asked for."""
+    answers = []
+    deadline = time.monotonic() + _PINGS_S
+    for device, peer, peer_device, address in wanted:
+        answer = _hccn_tool(["-i", str(device), "-ping", "-g", "address", str(address)], timeout_s)
+        answers.append({"device": device, "peer": peer, "peer_device": peer_device, **answer})
+        if answer["code"] is None or time.monotonic() > deadline:
+            break
     return answers
 
 

@@ -13,8 +13,10 @@ from typing import Any, Optional, Union
 
 from orchestrator import addresses, checkup
 from orchestrator.bundle import supervisor_archive
-from orchestrator.checks import alike, baseline, devices, machine
+from orchestrator.checks import alike, baseline, devices, machine, pings
 from orchestrator.checks.facts import CHECKS, OF_DEVICES, Fault, HostFacts, read_closer, read_facts
+from orchestrator.checks.pairs import CHECK as COLLECTIVE
+from orchestrator.checks.pairs import Measured
 from orchestrator.errors import HostError, RunDirError
 from orchestrator.farhosts import FarHost, Line, keep
 from orchestrator.findings import Severity
@@ -48,10 +50,17 @@ class Report:
     facts: Mapping[str, HostFacts]  # of those that answered
     faults: tuple[Fault, ...]
     changes: Mapping[str, "list[str]"] = field(default_factory=dict)  # since the baseline, where there is one
+    pairs: tuple[Measured, ...] = ()  # where all-reduces were asked for
 
     @property
     def failed(self) -> bool:
         return any(fault.severity is Severity.ERROR for fault in self.faults)
+
+    @property
+    def checks(self) -> "tuple[str, ...]":
+        """The checks that were made, in the order in which they are shown."""
+        measured = self.pairs or any(fault.check == COLLECTIVE for fault in self.faults)
+        return (*CHECKS, COLLECTIVE) if measured else CHECKS
 
     def state(self, host: str, check: str) -> Optional[str]:
         """Return pass, warning or failure; None where it could not be looked at, or there is nothing to look at."""
@@ -60,6 +69,8 @@ class Report:
             return "failure" if Severity.ERROR in found else "warning"
         if check == "connection":
             return "pass"
+        if check == COLLECTIVE:
+            return "pass" if any(host in one.hosts for one in self.pairs) else None
         facts = self.facts.get(host)
         if facts is None or (check in OF_DEVICES and not facts.has_devices):
             return None
@@ -97,12 +108,14 @@ def examine_all(inventory: Inventory, fleet: Fleet, order: Order) -> Report:
     waiting = {name: one for name, one in first.items() if isinstance(one, _Asked)}
     try:
         peers = [[name, _address(fleet, one), int(one.facts.told["port"])] for name, one in waiting.items()]
+        to_ping = pings.plan([one.facts for one in waiting.values()])
 
         def again(entry: HostEntry, _: Transport) -> HostFacts:
             one = waiting.get(entry.name)
             if one is None:
                 raise HostError(f"{entry.name}: has not answered")
-            return _ask_again(entry, one, [peer for peer in peers if peer[0] != entry.name], order)
+            question = _second_question(one.facts, [peer for peer in peers if peer[0] != entry.name], order)
+            return _ask_again(entry, one, {**question, "pings": to_ping.get(entry.name, [])})
 
         second = fleet.each(again) if waiting else {}
     finally:
@@ -132,22 +145,28 @@ def _question(entry: HostEntry, order: Order) -> "dict[str, Any]":
 
 def _second_question(facts: HostFacts, peers: "Sequence[Sequence[Any]]", order: Order) -> "dict[str, Any]":
     queries = [devices.health_words(device) for device in devices.ill(facts)]
-    return {"peers": peers, "queries": queries, "pids": list(devices.pids(facts)), "timeout_s": order.timeout_s}
+    pids = list(devices.pids(facts))
+    return {"peers": peers, "queries": queries, "pids": pids, "pings": [], "timeout_s": order.timeout_s}
 
 
-def _ask(entry: HostEntry, transport: Transport, order: Order) -> _Asked:
-    python = entry.python or PYTHON
+def bring(entry: HostEntry, transport: Transport) -> FarHost:
+    """Bring what runs of us on a host there. Raises HostError."""
     try:
         (archive,) = keep(transport, f"{entry.work_folder or WORK_FOLDER}/{CACHE}", [supervisor_archive()])
     except HostError:  # what is wrong with that folder it will say itself
         (archive,) = keep(transport, _SPARE_FOLDER, [supervisor_archive()])
-    line = Line(FarHost(entry, python, archive, ""), transport, ["checkup"])
+    return FarHost(entry, entry.python or PYTHON, archive, "")
+
+
+def _ask(entry: HostEntry, transport: Transport, order: Order) -> _Asked:
+    far = bring(entry, transport)
+    line = Line(far, transport, ["checkup"])
     try:
         line.say(_question(entry, order))
         told = read_facts(line.hear(_ANSWER_S + 2 * order.timeout_s))
     except ValueError as exc:
         line.close()
-        raise HostError(f"{entry.name}: {python} there does not answer as ours: {exc}") from exc
+        raise HostError(f"{entry.name}: {far.python} there does not answer as ours: {exc}") from exc
     except BaseException:
         line.close()
         raise
@@ -157,11 +176,11 @@ def _ask(entry: HostEntry, transport: Transport, order: Order) -> _Asked:
     return _Asked(HostFacts(entry.name, told, expected_ids=ids, expected_addresses=wanted), line, heard_at)
 
 
-def _ask_again(entry: HostEntry, one: _Asked, peers: "Sequence[Sequence[Any]]", order: Order) -> HostFacts:
+def _ask_again(entry: HostEntry, one: _Asked, question: "Mapping[str, Any]") -> HostFacts:
     asked_at = time.time()
-    one.line.say(_second_question(one.facts, peers, order))
+    one.line.say(question)
     try:
-        closer = read_closer(one.line.hear(_ANSWER_S + 2 * order.timeout_s))
+        closer = read_closer(one.line.hear(_ANSWER_S + 2 * float(question["timeout_s"])))
     except ValueError as exc:
         raise HostError(f"{entry.name}: does not answer as ours: {exc}") from exc
     # Its first word was said before we heard it, and our second was said before it looked at its clock.
@@ -201,7 +220,7 @@ def _judge(
     found = list(faults)
     for host in facts.values():
         found += [*machine.faults_of(host, order.job), *devices.faults_of(host)]
-    found += alike.faults_among(list(facts.values()))
+    found += [*alike.faults_among(list(facts.values())), *pings.faults_among(list(facts.values()))]
     found.sort(key=lambda fault: (names.index(fault.host), CHECKS.index(fault.check)))
     report = Report(names, facts, tuple(dict.fromkeys(found)))
     return replace(report, changes=_changes(report))

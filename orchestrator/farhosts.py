@@ -83,6 +83,11 @@ class Line:
         self._host = host
         self._frames = Frames(transport.stream(host.words(*command)))
 
+    @property
+    def name(self) -> str:
+        """The name of its host."""
+        return self._host.name
+
     def say(self, told: "Mapping[str, Any]") -> None:
         self._frames.stream.write(json.dumps(told).encode() + b"\n")
 

@@ -29,8 +29,18 @@ class Way:
     accept_new_host_keys: bool = False
 
 
-def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, store: Store, way: Way) -> Run:
-    """Start a run on the hosts of *inventory*. Raises UserError or HostError; nothing runs anywhere then."""
+def start(
+    spec: JobSpec,
+    request: launch.LaunchRequest,
+    inventory: Inventory,
+    store: Store,
+    way: Way,
+    tell: "Callable[[str], None]" = lambda _: None,
+) -> Run:
+    """Start a run on the hosts of *inventory*; *tell* what may slow it down.
+
+    Raises UserError or HostError; nothing runs anywhere then.
+    """
     entries = [entry for entry in inventory.entries if not entry.spare]
     if not entries:
         raise SpecError("all hosts are spare: nobody is left to take ranks")
@@ -53,10 +63,10 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
     def work(parting: Parting) -> None:
         told = False
 
-        def under_way(run_dir: RunDir) -> None:
+        def under_way(run_dir: RunDir, warnings: "tuple[str, ...]") -> None:
             nonlocal told
             parting.leave(run_dir)
-            parting.say(pickle.dumps(str(run_dir.root)))
+            parting.say(pickle.dumps((str(run_dir.root), warnings)))
             told = True
 
         try:
@@ -74,7 +84,10 @@ def start(spec: JobSpec, request: launch.LaunchRequest, inventory: Inventory, st
     answer = pickle.loads(said)  # of our own process
     if isinstance(answer, BaseException):
         raise answer
-    return Run.read(Path(answer))
+    root, warnings = answer
+    for warning in warnings:
+        tell(warning)
+    return Run.read(Path(root))
 
 
 def _plain(exc: BaseException) -> BaseException:
@@ -86,7 +99,11 @@ def _plain(exc: BaseException) -> BaseException:
 
 
 def _launch(
-    fleet: Fleet, order: Order, store: Store, begins: "Callable[[], None]", under_way: "Callable[[RunDir], None]"
+    fleet: Fleet,
+    order: Order,
+    store: Store,
+    begins: "Callable[[], None]",
+    under_way: "Callable[[RunDir, tuple[str, ...]], None]",
 ) -> None:
     """Start the run, and control it to its end."""
     prepared = prepare(fleet, order, 1)
@@ -107,4 +124,4 @@ def _launch(
             reason = f"cannot write the run folder {order.root}: {exc.strerror}; choose another --run-dir"
             raise RunDirError(reason) from exc
         raise
-    controlling.go(lambda: under_way(run.run_dir), lines)
+    controlling.go(lambda: under_way(run.run_dir, prepared.warnings), lines)

@@ -9,6 +9,7 @@
     tail FOLDER         the files that standard input names, from the offsets it gives, as they grow
     leftovers           the processes that earlier runs left here
     checkup             for `doctor`: what this host is and has, and what it makes of its peers; checkup.py has the talk
+    pair                for `doctor --collective`: say what this host is as `launch` does, then be a rank of two
     end GRACE           end those of them whose pid and start standard input names; the pids that cannot be ended
 
 What cannot be done is said in the last line of standard error, with exit code 1. Standard library only.
@@ -54,6 +55,14 @@ def main(words: "list[str]") -> int:
             from orchestrator import checkup  # 10 ms that no run need spend
 
             checkup.serve()
+        elif command == "pair":
+            from orchestrator import allreduce
+
+            facts = look(json.loads(sys.stdin.buffer.readline()))
+            serving.say(json.dumps(facts) + "\n")
+            told = sys.stdin.buffer.readline()
+            if told:
+                allreduce.take_part(json.loads(told))
         elif command == "leftovers":
             json.dump(abandoned.find(), sys.stdout)
         elif command == "end":
@@ -86,9 +95,15 @@ def launch() -> None:
 def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     """Return what this host is.
 
-    *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared, program, environment (names).
+    *asked*: folder (of the run), dataset, layout, modules, ports (how many), shared, program, environment (names), and
+    glance (None, or what `checkup.glance` takes beside the folder).
     """
     folder = Path(os.path.expanduser(asked["folder"]))
+    glanced = None
+    if asked.get("glance"):
+        from orchestrator import checkup
+
+        glanced = checkup.glance(folder, **asked["glance"])
     return {
         "executable": sys.executable,
         "hostname": socket.gethostname(),
@@ -106,6 +121,7 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
         "ports": machine.free_ports(asked["ports"], ""),
         "environment": {name: os.environ[name] for name in asked.get("environment", ()) if name in os.environ},
+        "glanced": glanced,
     }
 
 

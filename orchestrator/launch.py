@@ -39,6 +39,7 @@ class LaunchRequest:
     rendezvous: Optional[str] = None  # None: as the job says
     rank_table: Optional[str] = None  # a file; None: one is made where it is needed
     resume: Optional[str] = None  # a checkpoint file here, absolute, that all ranks go on from
+    skip_doctor: bool = False  # start without a look at what may make the run fail
     command_line: tuple[str, ...] = ()
 
 
@@ -82,8 +83,14 @@ def name_of(spec: JobSpec, now: float) -> str:
     return f"{spec.name[:_MOST_OF_JOB_NAME]}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}"
 
 
-def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str], store: Store) -> Run:
-    """Start a run: make its folder, write what the host needs, start its supervisor.
+def start(
+    spec: JobSpec,
+    request: LaunchRequest,
+    environment: Mapping[str, str],
+    store: Store,
+    tell: "Callable[[str], None]" = lambda _: None,
+) -> Run:
+    """Start a run: make its folder, write what the host needs, start its supervisor; *tell* what may slow it down.
 
     Raises UserError or HostError; nothing runs and nothing is left behind then.
     """
@@ -91,6 +98,8 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
     for attempt in itertools.count(2):
         plan = prepare(spec, named, environment)
         root = folder_of(named, plan.name)
+        if plan.backend == "ascend" and attempt == 2:
+            _look(plan, root, request, tell)
         try:
             store.add(plan.name, root)
             break
@@ -102,7 +111,21 @@ def start(spec: JobSpec, request: LaunchRequest, environment: Mapping[str, str],
             named = dataclasses.replace(request, name=f"{base}.{attempt}")
     run = Run(plan, RunDir(root))
     begin(run, lambda: store.forget(plan.name, root))
+    if plan.backend != "ascend":  # nothing that keeps CPUs from working would stop us: the ranks need not wait for it
+        _look(plan, root, request, tell)
     return run
+
+
+def _look(plan: RunPlan, root: Path, request: LaunchRequest, tell: "Callable[[str], None]") -> None:
+    """Tell what may slow the run down. Raises HostError where its devices would make it fail."""
+    if request.skip_doctor:
+        return
+    from orchestrator import quicklook
+
+    ascend = plan.backend == "ascend"
+    facts = quicklook.here(plan.ranks[0].host, root, [rank.device_id for rank in plan.ranks] if ascend else None)
+    for warning in quicklook.warnings_of([facts], ranks=len(plan.ranks), under_way=not ascend):
+        tell(warning)
 
 
 def begin(run: Run, undo: Callable[[], None]) -> None:

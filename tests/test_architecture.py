@@ -26,7 +26,7 @@ LAYERS = {
                    "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
                    "orchestrator.tuning", "orchestrator.checks"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
-              "orchestrator.bundle", "orchestrator.farside", "orchestrator.checkup",
+              "orchestrator.bundle", "orchestrator.farside", "orchestrator.checkup", "orchestrator.allreduce",
               "orchestrator.jobfiles", "orchestrator.textfiles", "orchestrator.datasets", "orchestrator.records",
               "orchestrator.download", "orchestrator.unpack"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
@@ -36,7 +36,7 @@ LAYERS = {
                  "orchestrator.explain", "orchestrator.leftovers", "orchestrator.farlaunch", "orchestrator.attempts",
                  "orchestrator.farhosts", "orchestrator.mirror", "orchestrator.checkpoints", "orchestrator.copier",
                  "orchestrator.restarts", "orchestrator.resuming", "orchestrator.following", "orchestrator.drills",
-                 "orchestrator.rehearsal"],
+                 "orchestrator.rehearsal", "orchestrator.quicklook", "orchestrator.collective"],
     "cli": ["orchestrator.cli"],
 }  # fmt: skip
 LAYER_OF = {part: layer for layer, parts in LAYERS.items() for part in parts}
@@ -57,7 +57,8 @@ PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", 
         "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
         "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml",
         "orchestrator.hostfiles", "orchestrator.clues", "orchestrator.verdict", "orchestrator.loneplan",
-        *(f"orchestrator.checks.{name}" for name in ("facts", "machine", "devices", "alike", "baseline")),
+        *(f"orchestrator.checks.{name}" for name in ("facts", "machine", "devices", "alike", "baseline", "pings",
+                                                     "pairs")),
         *(f"orchestrator.probes.{name}" for name in ("npuinfo", "npuqueries", "network", "versions", "text")),
         ]  # fmt: skip
 IMPURE_MODULES = {"os", "sys", "time", "datetime", "socket", "subprocess", "random", "secrets", "uuid", "tempfile",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from statistics import median
 from typing import Any, Optional
 
 from orchestrator.checks.facts import Fault, HostFacts
@@ -17,11 +16,14 @@ _LIKE = 0.1  # a kernel takes its share of memory, more or less
 
 def faults_among(hosts: "Sequence[HostFacts]") -> "Iterator[Fault]":
     """Yield what is wrong of hosts beside one another."""
+    with_devices = any(host.has_devices for host in hosts)
     for key, (check, what, bad, remedy) in _SAME.items():
-        yield from _unlike(hosts, key, check, what, bad, remedy)
+        if with_devices or key not in _OF_DEVICES:
+            yield from _unlike(hosts, key, check, what, bad, remedy)
     yield from _clocks(hosts)
-    yield from _tls(hosts)
-    yield from _addresses(hosts)
+    if with_devices:
+        yield from _tls(hosts)
+        yield from _addresses(hosts)
     yield from _unreached(hosts)
 
 
@@ -83,6 +85,7 @@ _SAME = {
                   "where its name is set for all, as in GLOO_SOCKET_IFNAME, set it for each host"),
     "mtu": ("network", "the MTU of the interface", False, "set one MTU on all hosts and switches between them"),
 }  # fmt: skip
+_OF_DEVICES = {"driver", "firmware", "product", "devices"}
 # Who has none of these is told of elsewhere.
 _SILENT_WITHOUT = {"devices", "product", "driver", "firmware", "interface", "mtu"}
 
@@ -116,7 +119,7 @@ def _spell(key: str, value: Any) -> str:
 
 def _clocks(hosts: "Sequence[HostFacts]") -> "Iterator[Fault]":
     middles = [sum(host.clock_off_s) / 2 for host in hosts]
-    right = median(middles) if len(hosts) > 2 else 0.0  # of one or two hosts, our own clock decides
+    right = sorted(middles)[len(hosts) // 2] if len(hosts) > 2 else 0.0  # of one or two hosts, our own clock decides
     for host in hosts:
         low, high = (off - right for off in host.clock_off_s)
         off = max(0.0, low, -high)  # at least

@@ -107,7 +107,7 @@ def _missing(host: HostFacts) -> "Iterator[Fault]":
         ("/dev", host.told["davinci"]),
         ("/etc/hccn.conf", sorted(host.configured)),
     ):
-        missing = [number for number in ids if number not in shown]
+        missing = [number for number in ids if number not in shown and host.matters(number)]
         if missing:
             yield _fault(
                 host, "devices", "device-missing", True,
@@ -183,7 +183,8 @@ def _processes(host: HostFacts) -> "Iterator[Fault]":
             owner = owners.get(str(one.pid))
             if one.pid in left or (owner is not None and owner["run"] is not None and _is_idle(one.mem_mb, total)):
                 continue  # told of as a leftover
-            who = f" of {owner['user']}" if owner is not None else ", of another container or user"
+            asked = "owners" in host.closer
+            who = f" of {owner['user']}" if owner is not None else ", of another container or user" * asked
             run = f", run {owner['run']}" if owner is not None and owner["run"] else ""
             size = f", {one.mem_mb} MB" if one.mem_mb is not None else ""
             yield _fault(

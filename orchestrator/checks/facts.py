@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from orchestrator.findings import Severity
-from orchestrator.probes.network import Port, parse_ports
-from orchestrator.probes.npuinfo import NpuInfo, parse_info
+
+if TYPE_CHECKING:  # a launch looks at hosts without devices too, and need not wait for these
+    from orchestrator.probes.network import Port
+    from orchestrator.probes.npuinfo import NpuInfo
 
 # In the order in which they are shown.
 CHECKS = (
@@ -35,7 +37,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """What a host said of itself, as `checkup.examine` has it. Build it by `of_told`."""
+    """What a host said of itself, as `checkup.examine` has it."""
 
     name: str
     told: Mapping[str, Any]
@@ -43,22 +45,39 @@ class HostFacts:
     closer: Mapping[str, Any] = field(default_factory=dict)  # as `checkup.look_closer` has it
     expected_ids: Optional[tuple[int, ...]] = None  # devices that the hosts file names
     expected_addresses: Mapping[int, str] = field(default_factory=dict)  # of the hosts file
+    used_ids: Optional[tuple[int, ...]] = None  # devices that matter; None: all
 
     @cached_property
     def info(self) -> NpuInfo:
-        return parse_info(self.told["npu"]["text"])
+        """Return what npu-smi said of the devices that matter."""
+        from orchestrator.probes.npuinfo import parse_info
+
+        info = parse_info(self.told["npu"]["text"])
+        devices = tuple(device for device in info.devices if self.matters(device.device_id))
+        places = {(device.npu, device.chip) for device in devices}
+        return replace(
+            info, devices=devices, processes=tuple(one for one in info.processes if (one.npu, one.chip) in places)
+        )
 
     @cached_property
     def ports(self) -> "dict[int, Port]":
         """Return what hccn_tool said of each device."""
         answers = "\n".join(f"hccn_tool -i {one['device']} {one['query']}\n{one['text']}" for one in self.told["hccn"])
-        return {port.device: port for port in parse_ports(answers).ports if port.device is not None}
+        return self._ports_in(answers)
 
     @cached_property
     def configured(self) -> "dict[int, Port]":
         """Return what /etc/hccn.conf says of each device."""
-        found = parse_ports(self.told["files"].get("/etc/hccn.conf", "")).ports
-        return {port.device: port for port in found if port.device is not None}
+        return self._ports_in(self.told["files"].get("/etc/hccn.conf", ""))
+
+    def _ports_in(self, text: str) -> "dict[int, Port]":
+        from orchestrator.probes.network import parse_ports
+
+        found = parse_ports(text).ports
+        return {port.device: port for port in found if port.device is not None and self.matters(port.device)}
+
+    def matters(self, device_id: int) -> bool:
+        return self.used_ids is None or device_id in self.used_ids
 
     @property
     def has_devices(self) -> bool:
@@ -80,6 +99,11 @@ def read_facts(line: bytes) -> "dict[str, Any]":
     return _read(line, _FACTS)
 
 
+def check_facts(told: object) -> "dict[str, Any]":
+    """Return what a host told beside other things. Raises ValueError where it is not what `read_facts` takes."""
+    return _check(told, _FACTS)
+
+
 def read_closer(line: bytes) -> "dict[str, Any]":
     """Return what a host told in its second line. Raises ValueError for anything else."""
     return _read(line, _CLOSER)
@@ -90,6 +114,10 @@ def _read(line: bytes, shape: "Mapping[str, Callable[[Any], bool]]") -> "dict[st
         told = json.loads(line)
     except RecursionError as exc:
         raise ValueError("nested too deep") from exc
+    return _check(told, shape)
+
+
+def _check(told: object, shape: "Mapping[str, Callable[[Any], bool]]") -> "dict[str, Any]":
     if not isinstance(told, dict):
         raise ValueError(f"{told!s:.80}")
     for name, fits in shape.items():
@@ -115,7 +143,11 @@ def _is_number_or_none(value: object) -> bool:
 
 
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(type(one) is int and 0 <= one < 1 << 31 for one in value)
+    return isinstance(value, list) and all(map(_is_id, value))
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 31
 
 
 def _are_texts(value: object) -> bool:
@@ -155,7 +187,7 @@ _FACTS: "dict[str, Callable[[Any], bool]]" = {
     "limits": _has(nofile=_is_number_or_none, nproc=_is_number_or_none),
     "interfaces": _each(_has(state=_is_text, address=_is_text_or_none, mtu=_is_number_or_none)),
     "npu": _has(**_TOOL),
-    "hccn": _each(_has(device=lambda value: type(value) is int and value >= 0, query=_is_text, **_TOOL)),
+    "hccn": _each(_has(device=_is_id, query=_is_text, **_TOOL)),
     "program_there": lambda value: isinstance(value, bool),
     "leftovers": _each(lambda value: isinstance(value, list) and len(value) == 7),
 }
@@ -164,4 +196,5 @@ _CLOSER: "dict[str, Callable[[Any], bool]]" = {
     "reached": _each(_is_text_or_none),
     "owners": _each(_has(user=_is_text, command=_is_text, run=_is_text_or_none)),
     "answers": _each(_has(**_TOOL)),
+    "pings": _each(_has(device=_is_id, peer=_is_text, peer_device=_is_id, **_TOOL)),
 }

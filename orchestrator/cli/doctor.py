@@ -9,7 +9,7 @@ import click
 
 from orchestrator import jobfiles
 from orchestrator.cli import output, reaching
-from orchestrator.errors import HostError
+from orchestrator.errors import HostError, SpecError
 from orchestrator.hosts import load_inventory
 from orchestrator.transport.fanout import open_all
 
@@ -34,6 +34,11 @@ from orchestrator.transport.fanout import open_all
     metavar="S",
     help="Seconds for npu-smi or hccn_tool to answer.",
 )
+@click.option(
+    "--collective",
+    is_flag=True,
+    help="Run all-reduces over pairs of hosts, and name the host or link that is slow. Takes a minute.",
+)
 @click.option("--save", is_flag=True, help="Keep what the hosts are like now; later calls show what has changed.")
 @click.option("--fix", is_flag=True, help="Print commands that help, instead of the table. None is run.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -43,6 +48,7 @@ def command(
     job: Optional[str],
     port: int,
     timeout_s: float,
+    collective: bool,
     save: bool,
     fix: bool,
     as_json: bool,
@@ -58,15 +64,22 @@ def command(
       ascendrun doctor
       ascendrun doctor --hosts hosts.yaml --job sknet50
       ascendrun doctor --hosts hosts.yaml --fix
+      ascendrun doctor --hosts hosts.yaml --collective
     """
     from orchestrator import doctor
     from orchestrator.cli import doctortable
 
+    if collective and not (hosts or targets):
+        raise SpecError("--collective pairs hosts with one another: name them by --hosts FILE or --host")
     order = doctor.Order(jobfiles.load(job) if job else None, port, timeout_s)
     if hosts or targets:
         inventory = load_inventory(hosts, targets)
         with open_all(inventory.entries, **way) as fleet:
             report = doctor.examine_all(inventory, fleet, order)
+            if collective:
+                from orchestrator import collective as all_reduces
+
+                report = all_reduces.examine(report, fleet, output.say)
     else:
         report = doctor.examine_here(socket.gethostname(), order)
     if as_json:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from orchestrator.checks.baseline import lasting
-from orchestrator.checks.facts import CHECKS
+from orchestrator.checks.pairs import LARGE_BYTES, spell, usual
 from orchestrator.cli import output
 from orchestrator.doctor import Report
 from orchestrator.findings import Severity
@@ -23,7 +23,7 @@ def as_json(report: Report) -> "dict[str, Any]":
         "hosts": [
             {
                 "host": name,
-                "checks": {check: report.state(name, check) for check in CHECKS},
+                "checks": {check: report.state(name, check) for check in report.checks},
                 "changes": report.changes.get(name, []),
                 "lasting": lasting(facts) if (facts := report.facts.get(name)) is not None else None,
                 "devices": [asdict(device) for device in facts.info.devices] if facts is not None else [],
@@ -35,16 +35,21 @@ def as_json(report: Report) -> "dict[str, Any]":
             }
             for name in report.hosts
         ],
+        "pairs": [{**asdict(one), "bytes_per_s": one.bytes_per_s} for one in report.pairs],
         "findings": [{**asdict(fault), "severity": fault.severity.value} for fault in report.faults],
     }
 
 
 def show(report: Report) -> None:
     """Print a line for each host, then what is wrong and what helps, then what changed since the baseline."""
-    states = {name: [report.state(name, check) for check in CHECKS] for name in report.hosts}
+    states = {name: [report.state(name, check) for check in report.checks] for name in report.hosts}
     rows = [[name, *(_WORDS[state] for state in states[name])] for name in report.hosts]
-    fine = [check for index, check in enumerate(CHECKS) if all(row[index] in ("pass", None) for row in states.values())]
-    output.table(("host", *CHECKS), rows, drop=fine)
+    fine = [
+        check for at, check in enumerate(report.checks) if all(row[at] in ("pass", None) for row in states.values())
+    ]
+    output.table(("host", *report.checks), rows, drop=fine)
+    if report.pairs:
+        _show_pairs(report)
     for fault in report.faults:
         word, colour = _WORDS["failure" if fault.severity is Severity.ERROR else "warning"]
         click.echo(f"{click.style(word, fg=colour)} {output.plain(f'{fault.host}: {fault.problem}')}")
@@ -58,6 +63,18 @@ def show(report: Report) -> None:
         f"{len(report.hosts) - errors} of {len(report.hosts)} hosts pass"
         + (f", with {warnings} warning{'s' * (warnings != 1)}" if warnings else "")
     )
+
+
+def _show_pairs(report: Report) -> None:
+    _, usual_s = usual(report.pairs)
+    rows = []
+    for one in report.pairs:
+        share = f"{one.large_s / usual_s:.1f}" if one.large_s and usual_s else "-"
+        speed = "-" if one.bytes_per_s is None else f"{output.size(one.bytes_per_s)}/s"
+        times = [spell(one.small_s), spell(one.large_s), speed, share]
+        rows.append([" ".join(one.hosts), str(one.round), *(times if one.problem is None else ["fails", *"---"])])
+    size = f"{LARGE_BYTES >> 20} MiB"
+    output.table(("pair", "round", "1 element", size, "speed", "x median"), rows)
 
 
 def show_commands(report: Report) -> None:

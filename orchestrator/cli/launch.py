@@ -85,6 +85,7 @@ class WithProgram(click.Command):
     help="Start again up to N times where a failure is worth it, from the newest whole checkpoint.",
 )
 @click.option("--resume", metavar="RUN|CKPT", help="Go on from the newest whole checkpoint of RUN, or from this one.")
+@click.option("--skip-doctor", is_flag=True, help="Start without a look at what may make the run fail.")
 @click.option("--detach", is_flag=True, help="Return as soon as the run is under way.")
 @click.option("--dry-run", is_flag=True, help="Print what would run, with its environment, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result (or, with --dry-run, the plan) as JSON.")
@@ -140,9 +141,9 @@ def command(
 
             inventory = load_inventory(hosts, targets) if far else this_machine()
             way = farlaunch.Way(ssh_config, accept_new_host_keys)
-            run = farlaunch.start(spec, request, inventory, Store.of_user(), way)
+            run = farlaunch.start(spec, request, inventory, Store.of_user(), way, _tell)
         else:
-            run = launch.start(spec, request, os.environ, Store.of_user())
+            run = launch.start(spec, request, os.environ, Store.of_user(), _tell)
         # The ranks are on their way: only now what it takes to watch them, which they need not wait for.
         from orchestrator import monitor
         from orchestrator.cli import attach, output
@@ -162,6 +163,12 @@ def command(
     else:
         attach.show_end(monitor.as_of(run, state), state)
     return attach.exit_code(state, interrupts)
+
+
+def _tell(text: str) -> None:
+    from orchestrator.cli import output
+
+    output.say(text)
 
 
 def _show(plan: RunPlan, as_json: bool) -> None:

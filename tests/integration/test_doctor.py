@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +16,8 @@ import pytest
 import yaml
 
 from orchestrator.checks.facts import CHECKS
-from tests.conftest import Cli
+from tests.conftest import Cli, wait_for
+from tests.integration.far import Far, nothing_left
 from tests.testbed.bed import Host, Testbed
 
 PORT = 7321
@@ -230,6 +233,7 @@ def test_a_job_that_needs_what_is_not_there_is_told(cli: Cli) -> None:
         (["--job", "nowhere"], "no job named 'nowhere'"),
         (["--port", "99999"], "99999"),
         (["--timeout", "soon"], "soon"),
+        (["--collective"], "--collective pairs hosts with one another"),
         (["--sawe"], "No such option"),
         (["extra"], "unexpected extra argument"),
     ],
@@ -247,3 +251,99 @@ def test_a_damaged_baseline_is_none(cli: Cli) -> None:
     kept.write_text("[1, {")
     done = cli("doctor", code=None)
     assert "changed" not in done.stdout and "Traceback" not in done.stderr
+
+
+# ── what a launch looks at by itself ─────────────────────────────────────────────────────────────────────────
+
+# A machine's own devices cannot be had twice: in front of what is in /dev, files of these names.
+DEVICES = """
+mkdir -p /run/upper /run/work && mount -t overlay dev -o lowerdir=/dev,upperdir=/run/upper,workdir=/run/work /dev
+mkdir -p /dev/shm && mount -t tmpfs shm /dev/shm && cd /dev && touch davinci0 davinci1 davinci2 davinci3
+"""
+
+
+def test_a_launch_ends_where_its_devices_are_ill_and_not_for_others(
+    cli: Cli, new_testbed: "Callable[[int], Testbed]"
+) -> None:
+    bed = new_testbed(2)
+    cli.environment["HOME"] = str(bed.home)
+    for host in bed.hosts:
+        bed.exec(host, ["sh", "-ec", DEVICES])
+    bed.npu_state(bed.hosts[0], "process 0 4711 python 30000")
+    bed.npu_state(bed.hosts[1], "health 2 Alarm", "hot 1 90")
+    words = ["launch", "--hosts", str(bed.hosts_yaml), "--run-dir", str(cli.folder)]
+    refused = cli(*words, "--devices", "0,2", "--", "true", code=3).stderr.splitlines()
+    assert refused[0].startswith("ascendrun: node1: device 0 is used by pid 4711: python, 30000 MB; ")
+    assert refused[1].startswith("node2: device 2: health is Alarm; ")
+    assert refused[2] == "nothing was started; --skip-doctor launches all the same"
+    assert len(refused) == 3
+    assert not [path for path in cli.folder.iterdir() if path.name != "home"]
+    taken = cli(*words, "--devices", "1,3", "--", "true")
+    assert "warning: node2: device 1: 90 °C" in taken.stderr.splitlines()
+    cli(*words, "--devices", "0,2", "--skip-doctor", "--", "true")
+
+
+def test_a_launch_on_cpus_is_ended_by_hosts_that_do_not_fit_and_asks_no_tool(
+    cli: Cli, new_testbed: "Callable[[int], Testbed]"
+) -> None:
+    bed = new_testbed(2)
+    cli.environment["HOME"] = str(bed.home)
+    bed.npu_state(bed.hosts[1], "hang")  # who asks npu-smi waits
+    words = ["launch", "--hosts", str(bed.hosts_yaml), "--devices", "1", "--", "true"]
+    assert "warning" not in cli(*words, timeout=30).stderr
+    bed.exec(bed.hosts[1], ["mount", "-t", "tmpfs", "-o", "size=20g,nr_inodes=400", "few", "/srv/work"])
+    refused = cli(*words, code=3).stderr
+    assert refused.startswith("ascendrun: node2: ") and "more files fit on the disk of /srv/work" in refused
+    cli(*words[:-2], "--skip-doctor", *words[-2:])
+
+
+# ── all-reduces over pairs of hosts ──────────────────────────────────────────────────────────────────────────
+
+needs_mindspore = pytest.mark.skipif(importlib.util.find_spec("mindspore") is None, reason="MindSpore is not installed")
+
+
+@needs_mindspore
+@pytest.mark.timeout(240)
+def test_a_host_behind_a_slow_link_is_named_by_all_reduces_over_pairs(far: Far) -> None:
+    far.bed.slow(far.bed.hosts[2], "100mbit")
+    report = told(far.cli, far.bed, "--collective", code=3)
+    assert codes(report) == {("node3", "all-reduce-slow")}
+    assert [host["checks"]["collective"] for host in report["hosts"]] == ["pass", "pass", "failure", "pass"]
+    slow = [one for one in report["pairs"] if "node3" in one["hosts"]]
+    assert {one["round"] for one in slow} == {1, 2}
+    for one in slow:
+        assert 0 < one["bytes_per_s"] < 100e6 / 8
+    assert nothing_left(far.bed, far.before) == []
+    for host in far.bed.hosts:
+        kept = far.bed.exec(host, ["ls", "/srv/work/.ascendrun"]).stdout.split()
+        assert len(kept) == 1 and kept[0].startswith("supervisor-")
+
+
+@needs_mindspore
+@pytest.mark.timeout(120)
+def test_ctrl_c_among_all_reduces_leaves_nothing_on_any_host(far: Far) -> None:
+    running = far.cli.start("doctor", "--hosts", str(far.bed.hosts_yaml), "--collective")
+
+    def ranks() -> int:
+        return sum("rank.py" in Path(f"/proc/{pid}/cmdline").read_text() for host in far.bed.hosts
+                   for pid in far.bed.processes(host) if Path(f"/proc/{pid}/cmdline").exists())  # fmt: skip
+
+    wait_for(lambda: ranks() == 4, 60)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert said.splitlines()[-1] == "ascendrun: interrupted"
+    assert nothing_left(far.bed, far.before) == []
+    for host in far.bed.hosts:
+        assert "pair-" not in far.bed.exec(host, ["ls", "/srv/work/.ascendrun"]).stdout
+
+
+def test_hosts_without_mindspore_make_no_all_reduce_and_each_is_told(cli: Cli, testbed: Testbed) -> None:
+    entries = yaml.safe_load(testbed.hosts_yaml.read_text())["hosts"]
+    for entry in entries:
+        entry["python"] = "/usr/bin/python3"
+    (cli.folder / "hosts.yaml").write_text(yaml.safe_dump({"hosts": entries[:3]}))
+    words = ["--hosts", "hosts.yaml", "--ssh-config", str(testbed.ssh_config), "--collective", "--json"]
+    report = json.loads(cli("doctor", *words).stdout)
+    assert codes(report) == {(f"node{number}", "all-reduce-not-run") for number in (1, 2, 3)}
+    assert report["pairs"] == []

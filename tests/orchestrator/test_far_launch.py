@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator import farside
-from orchestrator.attempts import Looked, _host, _refuse_unlike
+from orchestrator.attempts import Looked, _refuse_unlike, host_of
 from orchestrator.errors import HostError
 from orchestrator.inventory import Device, Host, HostEntry
 from orchestrator.jobspec import JobSpec
@@ -25,7 +25,7 @@ JOB = JobSpec.for_command(["true"], "/")
 
 def looked(name: str, clock_off_s: float = 0.0, **facts: Any) -> Looked:
     told = {**FACTS, "place": [name], "folder_problem": None, **facts}
-    return Looked(HostEntry(name, name), "/archive", None, None, told, clock_off_s)  # type: ignore[arg-type]
+    return Looked(HostEntry(name, name), "/archive", None, None, told, (clock_off_s, clock_off_s))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_devices_that_the_hosts_file_names_must_be_there_on_ascend() -> None:
     entry = HostEntry("a", "a", devices=(Device(3), Device(9)))
     facts = {**FACTS, "ascend": list(range(8))}
     with pytest.raises(HostError, match="a: has no device 9, which the hosts file names; it has 0-7"):
-        _host(Looked(entry, "/archive", None, None, facts, 0.0), "auto", alone=True)  # type: ignore[arg-type]
+        host_of(Looked(entry, "/archive", None, None, facts, (0.0, 0.0)), "auto", alone=True)  # type: ignore[arg-type]
 
 
 def test_facts_come_through_json_as_they_are() -> None:
@@ -77,10 +77,10 @@ def test_facts_of_a_hostile_host_are_refused_or_do_no_harm(changes: "dict[str, A
     except ValueError as exc:
         assert len(str(exc)) < 200
         return
-    one = Looked(HostEntry("a", "a"), "/archive", None, None, facts, 0.0)  # type: ignore[arg-type]
+    one = Looked(HostEntry("a", "a"), "/archive", None, None, facts, (0.0, 0.0))  # type: ignore[arg-type]
     try:
         _refuse_unlike([one], JOB)
-        _host(one, "auto", alone=False)
+        host_of(one, "auto", alone=False)
     except HostError:
         pass
     assert os.path.isabs(facts["folder"])
