@@ -22,6 +22,7 @@ from orchestrator.hostfiles import Target, parse_target
 from orchestrator.inventory import HostEntry
 from orchestrator.transport import ssh_keys, ssh_known
 from orchestrator.transport.ssh import Ssh
+from orchestrator.transport.ssh_connection import Connection
 
 _CONNECT_TIMEOUT_S = 10.0  # for TCP, and for each thing that the server has to say afterwards
 _AUTH_TIMEOUT_S = 20.0
@@ -154,7 +155,7 @@ class Dialer:
         connection: Optional[paramiko.Transport] = None
         try:
             with _told_of(route, greeting):
-                connection = paramiko.Transport(sock)
+                connection = Connection(sock)
                 connection.banner_timeout = connection.handshake_timeout = _CONNECT_TIMEOUT_S
                 connection.auth_timeout = _AUTH_TIMEOUT_S
                 known = ssh_known.keys_of(route.known_as, route.known_hosts)

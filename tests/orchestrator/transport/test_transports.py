@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -206,3 +207,14 @@ def test_words_that_no_program_can_be_given_are_refused(transport: Transport, ar
 def _running(transport: Transport, pattern: str) -> bool:
     """Tell whether a program runs there whose command line matches; pgrep never finds itself."""
     return transport.run(["pgrep", "-f", "--", pattern]).code == 0
+
+
+def test_an_end_of_file_that_comes_after_its_channel_has_closed_costs_no_connection(testbed: Testbed) -> None:
+    dialer = Dialer(testbed.ssh_config)
+    with contextlib.closing(dialer), dialer.dial(HostEntry("far", testbed.hosts[0].name)) as ssh:
+        channel = ssh._connection.open_session()
+        channel.exec_command("sleep 0.3")
+        late = channel._send_eof()  # as another thread makes it, which is held up then
+        wait_for(lambda: channel.closed)
+        channel.transport._send_user_message(late)
+        assert ssh.run(["echo", "alive"]).stdout == b"alive\n"
