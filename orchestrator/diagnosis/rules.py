@@ -15,6 +15,7 @@ from orchestrator.errors import SpecError
 _MOST_ENTRIES = 50_000
 _CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LEAST_TEXT = 5  # bytes: shorter ones would be looked for in every line
+_FAMILY = re.compile(r"E[A-Z1-9]####|[1-5]\d\d###")
 _FIELD = re.compile(r"\{(\w+)\}")
 
 
@@ -60,13 +61,14 @@ class Words:
 class Rule:
     """A line that contains one of *text*, and in which *pattern* is found, means what *en* and *zh* say.
 
+    A text such as `E1####` or `107###` stands for all error codes of six characters that begin so.
     Raises SpecError where the fields do not make a rule.
     """
 
     code: str
     category: Category
     retriable: bool  # an unchanged retry has a fair chance, once what is left of the run is gone
-    text: tuple[str, ...]  # literal; a line without any of them is not looked at further
+    text: tuple[str, ...]  # literal but for a family of codes; a line without any of them is not looked at further
     en: Words
     zh: Words
     source: str  # where the signature and the remedy are known from
@@ -83,6 +85,8 @@ class Rule:
             raise SpecError(f"code '{self.code}': lower-case words with hyphens between them")
         if not self.text or any(len(text.encode()) < _LEAST_TEXT for text in self.text):
             raise SpecError(f"{self.code}: text: give texts of {_LEAST_TEXT} bytes at least")
+        if any(text.endswith("##") and not _FAMILY.fullmatch(text) for text in self.text):
+            raise SpecError(f"{self.code}: text: a family of codes is written as `E1####` or `107###`")
         if not self.example:
             raise SpecError(f"{self.code}: example: without one the rule cannot be tested")
         for pattern in (self.pattern, self.near):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from orchestrator.diagnosis import places, tracebacks
@@ -18,7 +18,8 @@ from orchestrator.diagnosis.rules import Role, Rule, Rules
 from orchestrator.diagnosis.tracebacks import Traceback
 
 _ALARMS = (b"rror", b"ERR", b"xception", b"ailed", b"illed", tracebacks.HEAD.encode())
-_CODE = re.compile(rb"E[A-Z1-4]\d{4}")  # of CANN's error codes
+_CODE = re.compile(rb"E[A-Z1-9]\d{4}")  # of CANN's error codes
+_OF_FAMILY = re.compile(rb"(?<![0-9A-Za-z_.])(?:E[A-Z1-9]|[1-5]\d)\d{4}(?![0-9A-Za-z_]|\.\d)")
 _PREFIX = 5  # bytes: no text of a rule is shorter
 _SHAPE_LOOKS = 6  # lines of one shape are looked at so often before it counts as known to say nothing
 _MOST_SHAPES = 20_000
@@ -27,12 +28,15 @@ _MOST_LINE = 4096  # bytes of a line that are looked at
 _BEFORE = 16 << 10  # bytes kept to look back at
 _AHEAD = 64 << 10  # bytes that must follow a line before it is looked at: a traceback ends there
 _NEAR = 6 << 10
+_SUMMARY = 1 << 10  # bytes that torchrun's summary takes for one rank
 _KEPT = 4  # sightings of one rule by one rank that are kept
 _MOST_KEPT = 1000  # sightings kept of one log
 _MOST_TEXT = 1000  # characters kept of a line
 _DIGITS = b"0123456789abcdefABCDEF"  # of addresses, too
 _HEADING = re.compile(rb"^(?:==> (?P<path>.{1,400}) <==|[Rr]ank[ _-]?(?P<rank>\d{1,6}) ?:)[ \t]*\r?$", re.M)
-_FRAME = re.compile(rb'^.{0,200}File "[^"\n]+", line \d+.*\n?', re.M)
+_IN_SUMMARY = re.compile(rb"^\s*(?:exitcode|traceback)\s+: ")  # of torchrun: what it tells of a rank
+_RANK_ABOVE = re.compile(rb"^\s*rank\s+: (\d{1,6}) \(local_rank: ", re.M)
+_FRAME = re.compile(rb'^.{0,200}(File) "[^"\n]+", line \d+.*\n?', re.M)
 _WORLD_SIZE = re.compile(r"(?:rankNum|ranks|rankSize|need connect rankNum is |total rank num )\[(\d{1,6})\]")
 
 # The order in which what is found counts.
@@ -79,13 +83,17 @@ class Scanner:
 
     def __init__(self, rules: Rules) -> None:
         self._by_prefix: "dict[bytes, list[tuple[bytes, Rule]]]" = {}
+        self._by_family: "dict[bytes, list[Rule]]" = {}
         for rule in rules:
             for text in map(str.encode, rule.text):
-                self._by_prefix.setdefault(text[:_PREFIX], []).append((text, rule))
+                if text.endswith(b"##"):
+                    self._by_family.setdefault(text.rstrip(b"#"), []).append(rule)
+                else:
+                    self._by_prefix.setdefault(text[:_PREFIX], []).append((text, rule))
         order = sorted(enumerate(rules), key=lambda one: (WEIGHT[one[1].role], one[1].near is None, one[0]))
         self._place = {rule.code: place for place, (_, rule) in enumerate(order)}
         self._prefixes = re.compile(b"(?=(" + _any_of(self._by_prefix) + b"))")  # they may overlap
-        self._texts = re.compile(_any_of({text.encode() for rule in rules for text in rule.text}))
+        self._texts = re.compile(_any_of({text for texts in self._by_prefix.values() for text, _ in texts}))
         self._looks: "Counter[int]" = Counter()  # at lines of a shape, in vain
         self.known_shapes: "set[int]" = set()
         self.exception = rules["python-exception"]
@@ -105,6 +113,9 @@ class Scanner:
                 for text, rule in self._by_prefix[match.group(1)]:
                     if line.startswith(text, match.start()):
                         found[rule.code] = rule
+        for match in _OF_FAMILY.finditer(line):
+            for family in (match.group()[:2], match.group()[:3]):
+                found.update((rule.code, rule) for rule in self._by_family.get(family, ()))
         if not found and tracebacks.HEAD.encode() not in line:
             self._remember(shape_of(line))
         return sorted(found.values(), key=lambda rule: self._place[rule.code])
@@ -136,6 +147,7 @@ class _Reading:
         self._base = 0  # offset of the buffer's first byte in the log
         self._next = 0  # offset in the log of the first byte that has not been looked at
         self._thorough = True
+        self._told_until = -1  # offset in the log of the end of the last traceback
         self._has_headings = False
         self._heading = ""
         self._heading_rank: Optional[int] = None
@@ -151,7 +163,17 @@ class _Reading:
 
     def finish(self) -> Scan:
         self._look(self._found.size_bytes, True)
+        self._give_times()
         return self._found
+
+    def _give_times(self) -> None:
+        """Give lines that no time stands before the time of the next that has one: nothing else tells their order."""
+        later: Optional[float] = None
+        sightings = self._found.sightings
+        for number in reversed(range(len(sightings))):
+            if sightings[number].at is None:
+                sightings[number] = replace(sightings[number], at=later)
+            later = sightings[number].at
 
     def _read_head(self, data: bytes) -> None:
         """Learn from the first lines which ranks write here."""
@@ -222,7 +244,8 @@ class _Reading:
             return
         rules = self._scanner.rules_in(line)
         is_traceback = tracebacks.HEAD.encode() in line
-        if not rules and not is_traceback:
+        is_exception = not rules and b"Error: " in line and self._base + first > self._told_until
+        if not (rules or is_traceback or is_exception):
             return
         shape = shape_of(line)
         self._alike[shape] += 1
@@ -236,6 +259,8 @@ class _Reading:
         if is_traceback:
             self._read_traceback(first, text)
         quiet = places.is_quiet(text)
+        if is_exception and not quiet and (told := tracebacks.alone(text)):
+            self._keep(self._scanner.exception, first, text, {"exception": str(told)}, told)
         for rule in rules:
             if quiet and not rule.at_any_level:
                 continue
@@ -254,7 +279,11 @@ class _Reading:
     def _is_source(self, first: int) -> bool:
         """Tell whether the line is one of a program, as tracebacks quote them below each frame."""
         before = self._buffer.rfind(b"\n", max(0, first - _MOST_LINE), max(0, first - 1)) + 1
-        return _FRAME.search(self._buffer, before, first) is not None
+        frame = _FRAME.search(self._buffer, before, first)
+        if frame is None:
+            return False
+        indent = first + frame.start(1) - before  # the line below a frame stands further to the right
+        return self._buffer[indent : indent + 1].isspace()
 
     def _read_traceback(self, first: int, text: str) -> None:
         raw = self._buffer[first : first + _AHEAD].split(b"\n")
@@ -263,6 +292,7 @@ class _Reading:
         if told is not None and told.type not in ("KeyboardInterrupt", "SystemExit", "GeneratorExit"):
             last = first + sum(len(line) + 1 for line in raw[: told.lines - 1])
             self._keep(self._scanner.exception, last, lines[told.lines - 1], {"exception": str(told)}, told)
+            self._told_until = self._base + last
 
     def _keep(
         self, rule: Rule, first: int, text: str, details: "dict[str, str]", traceback: Optional[Traceback]
@@ -271,6 +301,9 @@ class _Reading:
         said = places.rank_of(text)
         if said is None and "self" in details:
             said = int(details["self"])
+        if said is None and _IN_SUMMARY.match(text.encode()) is not None:
+            above = _RANK_ABOVE.findall(self._buffer, max(0, first - _SUMMARY), first)
+            said = int(above[-1]) if above else None
         rank = self._heading_rank if said is None else said
         pid = places.pid_of(text)
         if pid is not None and rank is not None:

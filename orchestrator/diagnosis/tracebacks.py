@@ -10,10 +10,17 @@ HEAD = "Traceback (most recent call last)"
 _MOST_LINES = 400
 _FRAME = re.compile(r'^\s*File "(?P<file>[^"]+)", line (?P<line>\d+)(?:, in (?P<name>\S+))?')
 _EXCEPTION = re.compile(r"^(?P<type>(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*)(?::\s*(?P<message>.*))?$")
+_ALONE = re.compile(
+    r"(?:^|[\s|\]>])(?:[a-z_]\w*\.)*(?P<type>(?:Arithmetic|Assertion|Attribute|Index|Key|Lookup|Name|NotImplemented|Overflow|Recursion|Type"
+    r"|UnboundLocal|UnicodeDecode|UnicodeEncode|Value|ZeroDivision)Error): (?P<message>\S.*)"
+)
 _TYPES_WITHOUT_MESSAGE = re.compile(r"(?:Error|Exception|Interrupt|Exit|Iteration|Warning|Failure)$")
 _NOT_THE_USERS = re.compile(
     r"site-packages|dist-packages|/lib(?:64)?/python\d|^<frozen|^<__array|/bin/(?:torchrun|msrun)"
 )
+_CHANGES = re.compile(
+    r"[0-9]{2}:[0-9]{2}:[0-9]{2}(?:(?:\\\.|,)[0-9]+)?|(?<=:)[0-9]+(?=\\\])"
+)  # time and line in a logger's mark
 # What wraps an error of the framework or the system: its type alone does not make the user's code the cause.
 _WRAPPING = frozenset({"RuntimeError", "Exception", "OSError", "SystemError", "CalledProcessError", "ChildFailedError"})
 
@@ -36,6 +43,12 @@ class Traceback:
         return f"{text[:200]}{f' ({self.place})' if self.place else ''}"
 
 
+def alone(line: str) -> Optional[Traceback]:
+    """Return the exception that *line* tells of without its traceback; None unless its type is one of programs' own."""
+    told = _ALONE.search(line)
+    return Traceback(told["type"], told["message"].strip(), None, False, 1) if told is not None else None
+
+
 def read(lines: "list[str]") -> Optional[Traceback]:
     """Return the traceback that begins in the first of *lines*; None where its exception does not follow.
 
@@ -43,12 +56,14 @@ def read(lines: "list[str]") -> Optional[Traceback]:
     """
     mark = lines[0][: lines[0].find(HEAD)] if HEAD in lines[0] else ""
     mark = mark if mark.strip() else ""
+    marked = re.compile(_CHANGES.sub(lambda found: re.sub("[0-9]+", r"\\d+", found.group()), re.escape(mark)))
     place: Optional[str] = None
     in_user_code = False
     for number, whole in enumerate(lines[1:_MOST_LINES], 1):
-        if not whole.startswith(mark):
+        begun = marked.match(whole)
+        if begun is None:
             continue
-        line = whole[len(mark) :].rstrip()
+        line = whole[begun.end() :].rstrip()
         frame = _FRAME.match(line)
         if frame is not None:
             in_user_code = _NOT_THE_USERS.search(frame["file"]) is None

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.diagnosis.judging import Log, explain
+from orchestrator.diagnosis.places import Place
 from orchestrator.diagnosis.rules import Category, Language, Role, Rules
 from orchestrator.errors import SpecError
 from orchestrator.explain import load_rules
@@ -74,6 +76,7 @@ def test_words_name_what_the_pattern_found() -> None:
         ("port (?P", "port ((?P", "is not a regular expression"),
         ("'port {port} is down'", "'{host} is down'", "{host}: the pattern has no group of that name"),
         ("['link is down']", "['down']", "give texts of 5 bytes at least"),
+        ("['link is down']", "['link####']", "a family of codes is written as `E1####` or `107###`"),
         ("['port 7: link is down']", "[]", "without one the rule cannot be tested"),
         ("code: link-down", "code: Link down", "lower-case words with hyphens between them"),
         ("remedy: look at it}", "remedie: look at it}", "unknown field 'en.remedie'; did you mean 'remedy'?"),
@@ -85,6 +88,34 @@ def test_a_mistake_in_a_rule_is_told_with_its_place(before: str, after: str, tol
         Rules.parse(RULE.replace(before, after), "rules.yaml")
     assert told in str(caught.value)
     assert str(caught.value).startswith("rules.yaml:")
+
+
+# Codes that no rule names one by one, in the forms in which CANN, ACL, HCCL and torch_npu write them.
+OF_FAMILIES = [
+    ("EZ1234: something", "user code"),
+    ("[PID: 7] 2026-01-05-03:04:05.000.001 Bad_Thing(EE1234): something", "user code"),
+    ("E13579: something", "user code"),
+    ("EB1234[PID: 7] something", "user code"),
+    ("E24680: something", "environment"),
+    ("E31234: something", "environment"),
+    ("EK0009: something", "configuration"),
+    ("NPU function error: aclrtFoo, error code is 107017", "user code"),
+    ("foo failed, runtime result = 107017.[FUNC:ReportCallError]", "user code"),
+    ("call aclnnFoo failed, error code is 561109", "environment"),
+    ("foo failed, runtime result = 507043.[FUNC:ReportCallError]", "user code"),
+    ("HCCL function error: HcclAllReduce(x), error code is 5", "user code"),
+    ("ERR02011 DIST timeout", "other"),
+    ("EZ9999: something", None),
+    ("foo failed, runtime result = 507021.[FUNC:ReportCallError]", None),
+    ("step 107017 of 561109 took 507043 ms", None),
+    ("address 0xE13579 and file E13579.bin", None),
+]
+
+
+@pytest.mark.parametrize(("line", "category"), OF_FAMILIES)
+def test_a_code_without_a_rule_of_its_own_is_known_by_its_family(line: str, category: str, scan: Scans) -> None:
+    told = explain([Log("x.log", Place(), scan(f"{line}\n"))], scan.rules)
+    assert (told.category.value if told.category else None) == category
 
 
 def test_a_code_that_is_there_twice_is_refused() -> None:

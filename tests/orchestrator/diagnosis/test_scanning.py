@@ -100,3 +100,27 @@ def test_a_rule_that_needs_another_line_nearby_is_found_only_then(scan: Scans) -
 def test_binary_rubbish_is_no_log(scan: Scans) -> None:
     assert scan(bytes(range(256)) * 500).sightings == []
     assert scan(b"").sightings == []
+
+
+def test_an_exception_right_below_a_frame_without_source_is_none_of_its_source(scan: Scans) -> None:
+    text = '[rank0]:   File "<stdin>", line 1, in <module>\n[rank0]: OSError: [Errno 28] No space left on device\n'
+    assert [one.rule.code for one in scan(text).sightings] == ["disk-full"]
+    assert scan(text.replace("]: OSError", "]:     OSError")).sightings == []
+
+
+def test_torchruns_summary_says_whose_signal_it_was(scan: Scans) -> None:
+    text = (
+        "[1]:\n  rank      : 5 (local_rank: 1)\n  exitcode  : -9 (pid: 4)\n  traceback : Signal 9 (SIGKILL) received\n"
+    )
+    assert {one.rank for one in scan(f"Root Cause (first observed failure):\n{text}").sightings if one.rank} == {5}
+
+
+def test_what_stands_before_the_first_time_of_a_log_happened_before_it(scan: Scans) -> None:
+    early, late = scan(f"MemoryError: no more\n2025-11-21 01:20:00 {DISK}").sightings
+    assert early.at == late.at
+
+
+def test_an_exception_is_known_where_its_traceback_was_cut_off_and_not_told_twice(scan: Scans) -> None:
+    (alone,) = scan("  return f(x)\n[rank1]: KeyError: 'labels'\n").sightings
+    assert alone.details == {"exception": "KeyError: 'labels'"}
+    assert len(scan(TRACEBACK).sightings) == 1
