@@ -38,7 +38,7 @@ demo: $(VENV)/.for-demo
 SAMPLE := --train 384 --test 200
 
 test: $(VENV)/.for-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 3 --dist worksteal  # most tests wait, for other processes
 
 lint: $(VENV)/.for-test
 	$(BIN)/ruff check .
