@@ -53,6 +53,7 @@ bench: $(VENV)/.for-bench
 	$(BIN)/python bench/supervisor.py
 	$(BIN)/python bench/explain.py
 	$(BIN)/python bench/restart.py
+	$(BIN)/python bench/doctor.py
 
 fuzz: $(VENV)/.for-test
 	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),1000000)

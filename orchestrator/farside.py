@@ -99,11 +99,6 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     glance (None, or what `checkup.glance` takes beside the folder).
     """
     folder = Path(os.path.expanduser(asked["folder"]))
-    glanced = None
-    if asked.get("glance"):
-        from orchestrator import checkup
-
-        glanced = checkup.glance(folder, **asked["glance"])
     return {
         "executable": sys.executable,
         "hostname": socket.gethostname(),
@@ -121,8 +116,16 @@ def look(asked: "Mapping[str, Any]") -> "dict[str, Any]":
         "shared": bool(asked.get("shared")) and os.path.exists(asked["shared"]),
         "ports": machine.free_ports(asked["ports"], ""),
         "environment": {name: os.environ[name] for name in asked.get("environment", ()) if name in os.environ},
-        "glanced": glanced,
+        "glanced": _glance(folder, asked.get("glance")),
     }
+
+
+def _glance(folder: Path, asked: "Optional[Mapping[str, Any]]") -> "Optional[dict[str, Any]]":
+    if not asked:
+        return None
+    from orchestrator import checkup
+
+    return checkup.glance(folder, **asked)
 
 
 def read_facts(line: bytes) -> "dict[str, Any]":
