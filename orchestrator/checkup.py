@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from orchestrator.supervisor import abandoned, machine, serving
+from orchestrator.supervisor.tools import SILENT, run_tool
 
 _FILES = (
     "/etc/hccn.conf",
@@ -33,9 +34,7 @@ _CANN = (
     "/usr/local/Ascend/ascend-toolkit/latest/*-linux/ascend_toolkit_install.info",
     "/usr/local/Ascend/nnae/latest/ascend_nnae_install.info",
 )
-_TOOL_FOLDERS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/local/Ascend/driver/tools")
-_LIBRARIES = ("/usr/local/Ascend/driver/lib64/common", "/usr/local/Ascend/driver/lib64/driver")
-_MOST_LETTERS = 1 << 18  # of a file or an answer
+_MOST_LETTERS = 1 << 18  # of a file
 _PACKAGE = re.compile(r"(mindspore|mindspore[_-]ascend|torch[_-]npu)-([0-9][^-]*)\.(?:dist|egg)-info", re.IGNORECASE)
 _CONFIGURED = re.compile(r"^\s*(?:IPv6)?address_([0-9]{1,4})\s*=", re.MULTILINE | re.IGNORECASE)
 _BUSY_TRIES, _BUSY_S = 25, 0.2  # hccn_tool serves one at a time
@@ -143,9 +142,8 @@ def _host(folder: Path) -> "dict[str, Any]":
     }
 
 
-_SILENT = {"code": None, "missing": True, "text": ""}  # of a tool that is not there
 _NO_DEVICES: "dict[str, Any]" = {
-    "files": {}, "cann": None, "davinci": [], "asked_ids": [], "npu": _SILENT, "hccn": [],
+    "files": {}, "cann": None, "davinci": [], "asked_ids": [], "npu": SILENT, "hccn": [],
 }  # fmt: skip
 
 
@@ -179,31 +177,6 @@ def look_closer(asked: "Mapping[str, Any]") -> "dict[str, Any]":
     for thread in threads:
         thread.join()
     return {"reached": reached, "owners": owners, "answers": answers, "pings": pings}
-
-
-def run_tool(name: str, words: "Sequence[str]", timeout_s: float) -> "dict[str, Any]":
-    """Return how a tool ended and what it said; `code` None: it is not there (`missing`), or said nothing in time."""
-    path = shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), *_TOOL_FOLDERS]))
-    if path is None:
-        return dict(_SILENT)
-    import subprocess  # 3 ms that a launch without devices need not spend
-
-    libraries = [one for one in (*_LIBRARIES, os.environ.get("LD_LIBRARY_PATH", "")) if one]
-    environment = {**os.environ, "LD_LIBRARY_PATH": os.pathsep.join(libraries), "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            [path, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        return {"code": None, "missing": False, "text": ""}
-    except OSError as exc:
-        return {"code": None, "missing": True, "text": f"{path}: {exc.strerror}"}
-    return {"code": done.returncode, "missing": False, "text": done.stdout.decode("utf-8", "replace")[:_MOST_LETTERS]}
 
 
 def _ask_hccn(ids: "Iterable[int]", timeout_s: float) -> "list[dict[str, Any]]":

@@ -10,6 +10,7 @@ import pytest
 from orchestrator import checkup, quicklook
 from orchestrator.checks.facts import HostFacts, check_facts
 from orchestrator.errors import HostError
+from orchestrator.supervisor.tools import run_tool
 from tests.orchestrator.checks.test_checks import GB, ROOM, facts, says
 from tests.orchestrator.probes.answers import processes, table
 
@@ -40,7 +41,7 @@ def test_a_host_without_devices_runs_no_program_for_a_glance(tmp_path: Path, mon
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     checkup.glance(tmp_path, devices=None, timeout_s=5.0)
     assert not (tmp_path / "asked").exists()
-    checkup.run_tool("npu-smi", [], 5.0)
+    run_tool("npu-smi", [], 5.0)
     assert (tmp_path / "asked").exists()
 
 
