@@ -98,7 +98,7 @@ def start(
     for attempt in itertools.count(2):
         plan = prepare(spec, named, environment)
         root = folder_of(named, plan.name)
-        if plan.backend == "ascend" and attempt == 2:
+        if plan.backend == "ascend" and named is request:
             _look(plan, root, request, tell)
         try:
             store.add(plan.name, root)
@@ -111,7 +111,7 @@ def start(
             named = dataclasses.replace(request, name=f"{base}.{attempt}")
     run = Run(plan, RunDir(root))
     begin(run, lambda: store.forget(plan.name, root))
-    if plan.backend != "ascend":  # nothing that keeps CPUs from working would stop us: the ranks need not wait for it
+    if plan.backend != "ascend":  # nothing of it would stop us there, and the ranks need not wait for it
         _look(plan, root, request, tell)
     return run
 
@@ -123,7 +123,10 @@ def _look(plan: RunPlan, root: Path, request: LaunchRequest, tell: "Callable[[st
     from orchestrator import quicklook
 
     ascend = plan.backend == "ascend"
-    facts = quicklook.here(plan.ranks[0].host, root, [rank.device_id for rank in plan.ranks] if ascend else None)
+    try:
+        facts = quicklook.here(plan.ranks[0].host, root, [rank.device_id for rank in plan.ranks] if ascend else None)
+    except OSError:
+        return  # a machine that does not let itself be looked at may run the job all the same
     for warning in quicklook.warnings_of([facts], ranks=len(plan.ranks), under_way=not ascend):
         tell(warning)
 
