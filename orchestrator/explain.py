@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import bz2
 import functools
-import gzip
-import lzma
 import os
 import stat
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, Optional, cast
+from typing import Optional
 
+from orchestrator import packed
 from orchestrator.diagnosis.judging import Endings, Evidence, Explanation, Log, explain
 from orchestrator.diagnosis.places import Place, place_of_path
 from orchestrator.diagnosis.rules import Rules
@@ -22,7 +19,6 @@ from orchestrator.diagnosis.scanning import Block, Scanner
 from orchestrator.errors import RunNotFoundError
 from orchestrator.runstate import RankPhase, RunState
 from orchestrator.store import Run
-from orchestrator.supervisor.progress import open_regular
 from orchestrator.verdict import verdict
 
 _BLOCK = 1 << 20
@@ -32,14 +28,12 @@ _MOST_DEPTH = 24
 _ALL_BYTES = 64 << 20  # of logs that together are no larger every line is looked at
 _ENDS_BYTES = 32 << 20  # of larger ones so much is looked at line by line: where they begin and end
 _LEAST_END, _MOST_END = 64 << 10, 4 << 20
-_PACKED: "dict[bytes, Callable[..., Any]]" = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 _NO_LOGS = frozenset(
     """.py .pyc .json .jsonl .yaml .yml .toml .cfg .ini .conf .md .rst .html .css .js .csv .tsv .ckpt .pt .pth
     .safetensors .npy .npz .bin .mindrecord .db .tfrecord .mindir .onnx .air .om .pb .ir .dat .so .o .a .whl .png .jpg
-    .jpeg .gif .pdf .svg .zip .tar .tgz .7z .sh .cc .cpp .c .h .hpp .ipynb .lock .pid""".split()  # noqa: SIM905
+    .jpeg .gif .pdf .svg .7z .sh .cc .cpp .c .h .hpp .ipynb .lock .pid""".split()  # noqa: SIM905
 )
 _NOT_OF_RANKS = frozenset({"code", "processes", "requests", "evals"})  # folders of a run that hold no logs
-_DAMAGED = (EOFError, zlib.error, lzma.LZMAError, OSError)
 
 
 @dataclass(frozen=True)
@@ -59,6 +53,15 @@ class _File:
     name: str  # as people know it
     place: Place
     size_bytes: int  # on disk
+
+
+@dataclass(frozen=True)
+class _Log:
+    """A log of a file, which an archive has many of."""
+
+    name: str
+    place: Place
+    piece: packed.Piece
 
 
 @functools.cache
@@ -122,15 +125,13 @@ def _report(files: "Sequence[_File]", endings: Endings, notes: "list[str]") -> R
     end_bytes = min(_MOST_END, max(_LEAST_END, _ENDS_BYTES // (2 * max(1, len(files)))))
     logs = []
     for file in files:
-        damages: "list[str]" = []
-        scan = scanner.scan(_blocks(file, None if total <= _ALL_BYTES else end_bytes, damages))
-        notes += damages
-        if scan.size_bytes:
-            logs.append(Log(file.name, file.place, scan))
+        for log in _logs_in(file, notes):
+            scan = scanner.scan(_blocks(log, None if total <= _ALL_BYTES else end_bytes, notes))
+            if scan.size_bytes:
+                logs.append(Log(log.name, log.place, scan))
     explanation = explain(logs, rules, endings)
-    by_name = {file.name: file for file in files}
-    lines = {one: _line_number(by_name[one.log], one.offset) for one in explanation.evidence}
-    return Report(explanation, lines, len(logs), sum(log.scan.size_bytes for log in logs), tuple(notes))
+    size = sum(log.scan.size_bytes for log in logs)
+    return Report(explanation, _line_numbers(files, explanation.evidence), len(logs), size, tuple(dict.fromkeys(notes)))
 
 
 # ── files ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,9 +153,10 @@ def _files_below(root: Path, prefix: str, notes: "list[str]") -> "list[_File]":
         depth = 0 if relative == "." else relative.count(os.sep) + 1
         folders[:] = sorted(one for one in folders if not one.startswith(".")) if depth < _MOST_DEPTH else []
         for name in sorted(names):
-            if name.startswith(".") or Path(name).suffix.lower() in _NO_LOGS:
-                continue
             path = Path(folder, name)
+            # An archive among other files may be a data set, which takes long to unpack: its name must speak of logs.
+            if not _may_be_log(name) or (packed.is_archive(path) and "log" not in name.lower()):
+                continue
             inside = os.path.join("" if relative == "." else relative, name)
             try:
                 told = path.lstat()
@@ -174,49 +176,67 @@ def _told(exc: OSError) -> str:
     return f"{exc.filename}: {exc.strerror or exc}"
 
 
-def _open(path: Path) -> BufferedIOBase:
-    """Open a log, unpacked. Raises OSError."""
-    file = open_regular(path)
-    head = file.read(8)
-    file.seek(0)
-    for magic, opener in _PACKED.items():
-        if head.startswith(magic):
-            return cast(BufferedIOBase, opener(file, "rb"))
-    return cast(BufferedIOBase, file)
+def _may_be_log(name: str) -> bool:
+    return not name.startswith(".") and Path(name).suffix.lower() not in _NO_LOGS
 
 
-def _blocks(file: _File, end_bytes: Optional[int], notes: "list[str]") -> "Iterator[Block]":
-    """Yield the bytes of a log; nothing of a file that holds no text. *end_bytes* None: look at each line of it.
+def _logs_in(file: _File, notes: "list[str]") -> "Iterator[_Log]":
+    """Yield the logs of a file, each to be read before the next; *notes* tells what is damaged or left out."""
+    try:
+        for piece in packed.pieces(file.path):
+            if not piece.name:
+                yield _Log(file.name, file.place, piece)
+            elif _may_be_log(piece.name.rpartition("/")[2]):
+                name = f"{file.name}/{piece.name}"
+                yield _Log(name, place_of_path(name), piece)
+    except packed.DAMAGED as exc:
+        notes.append(_not_read(file.name, exc))
+
+
+def _not_read(name: str, exc: Exception) -> str:
+    return f"{name}: not read to its end: {exc.strerror if isinstance(exc, OSError) and exc.strerror else exc}"
+
+
+def _blocks(log: _Log, end_bytes: Optional[int], notes: "list[str]") -> "Iterator[Block]":
+    """Yield the bytes of a log; nothing of one that holds no text. *end_bytes* None: look at each line of it.
 
     What a damaged or shrinking file still gives is taken; *notes* tells of the rest.
     """
+    size = log.piece.size_bytes
     try:
-        with _open(file.path) as opened:
-            packed = not hasattr(opened, "raw")  # its size is known when it is read
-            offset = 0
-            while data := opened.read1(_BLOCK):  # of a packed file that breaks off `read` would give nothing
-                if offset == 0 and b"\0" in data[:_HEAD]:
-                    return
-                thorough = (
-                    end_bytes is None
-                    or offset < end_bytes
-                    or (not packed and offset + len(data) > file.size_bytes - end_bytes)
-                )
-                yield Block(data, thorough)
+        offset = 0
+        while data := log.piece.read(_BLOCK):
+            if offset == 0 and b"\0" in data[:_HEAD]:
+                return
+            at_end = end_bytes is not None and size is not None and offset + len(data) > size - end_bytes
+            yield Block(data, end_bytes is None or offset < end_bytes or at_end)
+            offset += len(data)
+    except packed.DAMAGED as exc:
+        notes.append(_not_read(log.name, exc))
+
+
+def _line_numbers(files: "Sequence[_File]", evidence: "Sequence[Evidence]") -> "dict[Evidence, int]":
+    """Return the number of the line of each evidence, from 1; of a log that changed since, that of what there is."""
+    wanted: "dict[str, list[Evidence]]" = defaultdict(list)
+    for one in evidence:
+        wanted[one.log].append(one)
+    lines = dict.fromkeys(evidence, 1)
+    for file in files:
+        if not any(name == file.name or name.startswith(f"{file.name}/") for name in wanted):
+            continue
+        for log in _logs_in(file, []):
+            for one, number in _count_lines(log, wanted.pop(log.name, [])):
+                lines[one] = number
+    return lines
+
+
+def _count_lines(log: _Log, wanted: "list[Evidence]") -> "Iterator[tuple[Evidence, int]]":
+    number, offset = 1, 0
+    for one in sorted(wanted, key=lambda one: one.offset):
+        try:
+            while offset < one.offset and (data := log.piece.read(min(_BLOCK, one.offset - offset))):
+                number += data.count(b"\n")
                 offset += len(data)
-    except _DAMAGED as exc:
-        reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else str(exc)
-        notes.append(f"{file.name}: not read to its end: {reason}")
-
-
-def _line_number(file: _File, offset: int) -> int:
-    """Return the number of the line at *offset*, from 1."""
-    count, left = 1, offset
-    try:
-        with _open(file.path) as opened:
-            while left > 0 and (data := opened.read(min(_BLOCK, left))):
-                count += data.count(b"\n")
-                left -= len(data)
-    except _DAMAGED:
-        pass  # it changed since: the number is that of what there is
-    return count
+        except packed.DAMAGED:
+            pass
+        yield one, number

@@ -7,7 +7,7 @@ from typing import Optional
 
 from orchestrator.inventory import Host
 from orchestrator.jobspec import JobSpec, ModuleSpec, Scalar
-from orchestrator.plan import MEETING_VARIABLES, Rank, RunPlan, argv_of, spell
+from orchestrator.plan import MEETING_VARIABLES, Rank, RunPlan, argv_of, cann_logs, spell
 from orchestrator.supervisor.hostplan import ProcessPlan
 from orchestrator.supervisor.masking import MASK
 from orchestrator.supervisor.rundir import RunDir
@@ -32,6 +32,7 @@ def plan_evaluation(
     device = plan.ranks[0].device_id
     config = {**spec.config, **evaluation.config, "checkpoint_path": checkpoints}
     variables = {
+        **cann_logs(host, environment, run_dir, "eval"),
         **lone_variables(spec, host, environment, device_id=device, compile_cache=compile_cache),
         "ASCENDRUN_RUN_NAME": plan.name,
         "ASCENDRUN_WORK_FOLDER": str(run_dir.work_folder("eval")),

@@ -27,8 +27,9 @@ MEETING_VARIABLES = (
     "MINDSPORE_HCCL_CONFIG_PATH",
 )
 RESUME = "ASCENDRUN_RESUME"  # the checkpoint that a rank goes on from; unset: it begins anew
+CANN_LOGS = "ASCEND_PROCESS_LOG_PATH"  # the folder below which CANN writes the logs of a process
 # What a host's environment may set by hand, and the plan leaves as it is.
-HEEDED_VARIABLES = ("PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA")
+HEEDED_VARIABLES = ("PYTHONPATH", "OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", CANN_LOGS)
 NO_USE_S = 2.0  # of grace, where there is nothing to save
 _DEVICE_TARGETS = {"cpu": "CPU", "ascend": "Ascend"}  # our backend's name -> MindSpore's
 
@@ -269,6 +270,7 @@ def _ranks_of(
             "ASCENDRUN_WORK_FOLDER": str(site.run_dir.work_folder(folder)),
             "ASCENDRUN_PROGRESS": str(site.run_dir.progress(folder)),
             **({"ASCENDRUN_DATASET": dataset} if dataset else {}),
+            **cann_logs(host, site.environment, site.run_dir, folder),
             **spec.environment,
             **({"PYTHONPATH": _import_path(site.code, spec, site)} if site.code else {}),
         }
@@ -283,6 +285,13 @@ def _ranks_of(
             unset=tuple(one for one in (*(MEETING_VARIABLES if rank_table else ()), RESUME) if one not in variables),
         )
         yield Rank(rank_id, host.name, device.device_id, process)
+
+
+def cann_logs(host: Host, environment: Mapping[str, str], run_dir: RunDir, folder: str) -> "dict[str, str]":
+    """Return what brings CANN's own logs of a process into its folder of the run; nothing where the user says where."""
+    if host.backend != "ascend" or CANN_LOGS in environment:
+        return {}
+    return {CANN_LOGS: str(run_dir.work_folder(folder) / "ascend")}
 
 
 def _import_path(code: str, spec: JobSpec, site: Site) -> str:

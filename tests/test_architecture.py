@@ -28,7 +28,7 @@ LAYERS = {
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
               "orchestrator.bundle", "orchestrator.farside", "orchestrator.checkup", "orchestrator.allreduce",
               "orchestrator.jobfiles", "orchestrator.textfiles", "orchestrator.datasets", "orchestrator.records",
-              "orchestrator.download", "orchestrator.unpack"],
+              "orchestrator.download", "orchestrator.unpack", "orchestrator.packed"],
     "services": ["orchestrator.launch", "orchestrator.doctor", "orchestrator.monitor", "orchestrator.collect",
                  "orchestrator.evaluate", "orchestrator.evaluations", "orchestrator.models", "orchestrator.report",
                  "orchestrator.logs", "orchestrator.dashboard", "orchestrator.fetch", "orchestrator.sampler",

@@ -24,7 +24,7 @@ def command(what: "tuple[str, ...]", lang: Optional[str], form: str) -> int:
     """Say why a job failed: the rank that failed first, the cause, whether a retry helps, what to do, and the lines.
 
     RUN is a run (default: the newest); FILE and DIR are logs of any launcher: msrun, torchrun, shell scripts, CANN's
-    own plog folders, packed by gzip, bzip2 or xz or not.
+    own plog folders; packed by gzip, bzip2 or xz or not, and in tar or zip archives.
 
     \b
       ascendrun explain

@@ -32,7 +32,7 @@ _RANK_IN_PATH = re.compile(
     r"|(?:^|/)(?:log|train|stdout|stderr|output)[_-]?(\d{1,6})\.(?:log|txt|out|err)"
     r"|(?:^|/)(0|[1-9]\d{0,5})\.(?:log|txt|out|err)"
 )
-_PID_IN_PATH = re.compile(r"(?:^|/)(?:plog|atrace)[-_](\d{1,9})_\d{10,}")
+_PID_IN_PATH = re.compile(r"(?:^|/)(?:plog|atrace|device)[-_](\d{1,9})_\d{10,}")
 _HOST_IN_PATH = re.compile(r"(?:^|/)((?:worker|node|host|server|master)[-_]?[\w.-]*|\d{1,3}(?:\.\d{1,3}){3})/", re.I)
 _DEVICE_IN_PATH = re.compile(r"(?:^|/)device[-_](\d{1,4})(?=$|[/.])")
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from orchestrator.inventory import Device, Host
 from orchestrator.jobspec import JobSpec
 from orchestrator.loneplan import plan_evaluation
-from orchestrator.plan import RunPlan, compile_cache_key
+from orchestrator.plan import CANN_LOGS, RunPlan, compile_cache_key
 from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
 from orchestrator.supervisor.progress import MINDSPORE_PATTERNS
 from orchestrator.supervisor.rundir import RunDir, write_atomically
@@ -193,6 +193,20 @@ def test_compiled_graphs_are_shared_where_there_is_a_folder_for_them(make_run_pl
     without = make_run_plan(MODULE).ranks[0].process.environment
     assert (with_cache["MS_COMPILER_CACHE_ENABLE"], with_cache["MS_COMPILER_CACHE_PATH"]) == ("1", "/cache/x")
     assert "MS_COMPILER_CACHE_ENABLE" not in without
+
+
+def test_canns_own_logs_come_into_the_folder_of_each_rank_unless_the_user_says_where(
+    make_run_plan: MakePlan, make_host: MakeHost
+) -> None:
+    ascend = make_host(backend="ascend")
+    for rank in make_run_plan(host=ascend, ranks=2).ranks:
+        variables = rank.process.environment
+        assert variables[CANN_LOGS] == f"{variables['ASCENDRUN_WORK_FOLDER']}/ascend"
+    inherited = make_run_plan(host=ascend, environment={CANN_LOGS: "/logs"}).ranks[0].process.environment
+    assert CANN_LOGS not in inherited
+    said = replace(MODULE, environment={CANN_LOGS: "/mine"})
+    assert make_run_plan(said, host=ascend).ranks[0].process.environment[CANN_LOGS] == "/mine"
+    assert CANN_LOGS not in make_run_plan(host=make_host(backend="cpu")).ranks[0].process.environment
 
 
 # ── the scheduler ────────────────────────────────────────────────────────────────────────────────

@@ -15,7 +15,7 @@ from orchestrator.diagnosis.places import Place, is_quiet, pid_of, place_of_path
         ("train_parallel7/log.txt", Place(rank=7)),
         ("out/run_1/attempt_0/5/stderr.log", Place(rank=5)),
         ("rank_76/debug/plog/plog-12337_20230704214646084.log", Place(rank=76, pid=12337)),
-        ("worker-0/process_log/debug/device-11/device-1382_20250806223914702.log", Place(device=11, host="worker-0")),
+        ("worker-0/process_log/debug/device-11/device-1382_20250806223914702.log", Place(None, 11, 1382, "worker-0")),
         ("job-proc-rank-6-device-6.txt", Place(rank=6)),
         ("10.0.0.12/train_1.log", Place(rank=1, host="10.0.0.12")),
         ("logs/0.log", Place(rank=0)),
