@@ -84,6 +84,10 @@ def test_a_pair_that_was_slow_once_for_some_other_reason_is_not_named() -> None:
     assert named(measured) == []
 
 
+def test_one_pair_that_is_faster_than_all_others_makes_these_no_suspects() -> None:
+    assert named(run(lambda *pair: (0.0001, 0.02) if pair == ("a", "b") else fine(*pair))) == []
+
+
 def test_who_is_left_over_is_paired_in_the_next_round() -> None:
     hosts = tuple("abcde")
     measured = run(slow_host("e"), hosts)
