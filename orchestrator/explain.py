@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from orchestrator import packed
 from orchestrator.diagnosis.judging import Endings, Evidence, Explanation, Log, explain
@@ -124,9 +123,11 @@ def _report(files: "Sequence[_File]", endings: Endings, notes: "list[str]") -> R
     total = sum(file.size_bytes for file in files)
     end_bytes = min(_MOST_END, max(_LEAST_END, _ENDS_BYTES // (2 * max(1, len(files)))))
     logs = []
+    whole_bytes = _ALL_BYTES if total <= _ALL_BYTES else 0  # what is packed may turn out to be more
     for file in files:
         for log in _logs_in(file, notes):
-            scan = scanner.scan(_blocks(log, None if total <= _ALL_BYTES else end_bytes, notes))
+            scan = scanner.scan(_blocks(log, max(whole_bytes, end_bytes), end_bytes, notes))
+            whole_bytes = max(0, whole_bytes - scan.size_bytes)
             if scan.size_bytes:
                 logs.append(Log(log.name, log.place, scan))
     explanation = explain(logs, rules, endings)
@@ -197,8 +198,8 @@ def _not_read(name: str, exc: Exception) -> str:
     return f"{name}: not read to its end: {exc.strerror if isinstance(exc, OSError) and exc.strerror else exc}"
 
 
-def _blocks(log: _Log, end_bytes: Optional[int], notes: "list[str]") -> "Iterator[Block]":
-    """Yield the bytes of a log; nothing of one that holds no text. *end_bytes* None: look at each line of it.
+def _blocks(log: _Log, begin_bytes: int, end_bytes: int, notes: "list[str]") -> "Iterator[Block]":
+    """Yield the bytes of a log, of which so many at its begin and end are looked at line by line; nothing of no text.
 
     What a damaged or shrinking file still gives is taken; *notes* tells of the rest.
     """
@@ -208,8 +209,7 @@ def _blocks(log: _Log, end_bytes: Optional[int], notes: "list[str]") -> "Iterato
         while data := log.piece.read(_BLOCK):
             if offset == 0 and b"\0" in data[:_HEAD]:
                 return
-            at_end = end_bytes is not None and size is not None and offset + len(data) > size - end_bytes
-            yield Block(data, end_bytes is None or offset < end_bytes or at_end)
+            yield Block(data, offset < begin_bytes or (size is not None and offset + len(data) > size - end_bytes))
             offset += len(data)
     except packed.DAMAGED as exc:
         notes.append(_not_read(log.name, exc))
