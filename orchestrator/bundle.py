@@ -14,7 +14,8 @@ from pathlib import Path
 import orchestrator
 from orchestrator.errors import SpecError
 
-# The supervisor is whole by itself; the others look at datasets and hosts, and need it and the standard library only.
+# The supervisor is whole by itself, with the parsers of what it asks the devices; the others look at datasets and
+# hosts, and need it and the standard library only.
 _TRAVELLERS = ("__init__.py", "errors.py", "datasets.py", "records.py", "farside.py", "checkup.py", "allreduce.py")
 _FOLDER = "folder"
 OLDEST_PYTHON = (3, 9)  # that runs our supervisor
@@ -42,7 +43,8 @@ class Archive:
 def supervisor_archive() -> Archive:
     """Return what Python 3.9 or later runs, as `python FOLDER`, on a host that has nothing of ours."""
     root = Path(orchestrator.__file__).parent
-    files = [root / name for name in _TRAVELLERS] + sorted((root / "supervisor").glob("*.py"))
+    files = [root / name for name in _TRAVELLERS]
+    files += [path for part in ("supervisor", "probes") for path in sorted((root / part).glob("*.py"))]
     found = {f"orchestrator/{path.relative_to(root)}": path.read_bytes() for path in files}
     return _archive("supervisor", {**found, "__main__.py": _MAIN.encode()})
 

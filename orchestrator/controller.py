@@ -193,7 +193,8 @@ class Controller:
 
     def _end_attempt(self, ending: "policy.Attempt", spec: RestartSpec) -> None:
         earlier = [restarts.attempt_of(one) for one in self.state.earlier if one.get("cause") != policy.ASKED]
-        decision = policy.decide(spec, [*earlier, ending])
+        dispensable = restarts.can_do_without(self.run, self.far, ending.host, self._lost)
+        decision = policy.decide(spec, [*earlier, ending], dispensable=dispensable)
         if self._asked_to_restart is not None:
             ending = replace(ending, cause=policy.ASKED, sentence=f"ended for {self._asked_to_restart}")
             decision = policy.Decision(True, "it was asked for")
@@ -201,6 +202,10 @@ class Controller:
             self.run.run_dir.restart_request.unlink(missing_ok=True)
         told = {**asdict(ending), "attempt": self.state.attempt, **asdict(decision)}
         self._tell(events.ATTEMPT_ENDED, told)
+        self._avoid(decision.avoid)
+
+    def _avoid(self, host: Optional[str]) -> None:
+        self._lost.update([host] if host is not None else [])
 
     def _begin_next(self) -> None:
         """Begin the next attempt and follow it. Raises NotAnswering, UserError, HostError or OSError."""
@@ -262,6 +267,8 @@ class Controller:
             self._new_attempt()
         elif event.kind == events.HOST_LOST:
             self._lost.add(str(event.data.get("host")))
+        elif event.kind == events.ATTEMPT_ENDED:
+            self._avoid(event.data.get("avoid"))
         elif event.of_host is not None:
             self._heed(event)
 

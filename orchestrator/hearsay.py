@@ -67,13 +67,13 @@ def _are_counts(value: object) -> bool:
 
 # Fields have one shape in whatever kind of event they stand; others are shown as JSON, if at all. Null is no field.
 _SHAPES: "dict[str, Callable[[object], bool]]" = {
-    **dict.fromkeys(("pid", "previous_pid", "code", "signal"), _is_count),
+    **dict.fromkeys(("pid", "previous_pid", "code", "signal", "device", "level"), _is_count),
     **dict.fromkeys(("at", "mono", "since_mono", "cpu_s", "peak_rss_bytes", "grace_s"), _is_finite),
     **dict.fromkeys(("quiet_s", "limit_s", "factor", "step_s", "median_s", "free_bytes", "total_bytes"), _is_finite),
     **dict.fromkeys(("epoch", "epochs", "step", "steps", "loss"), _is_number),
     **dict.fromkeys(("top_1_accuracy", "top_5_accuracy"), _is_number),
     **dict.fromkeys(("process", "error", "phase", "path", "checkpoint", "cause", "by", "reason"), _is_text),
-    **dict.fromkeys(("state", "wchan", "file", "evidence"), _is_text),
-    **dict.fromkeys(("tail", "errors", "processes", "frames"), _are_texts),
+    **dict.fromkeys(("state", "wchan", "file", "evidence", "what", "severity"), _is_text),
+    **dict.fromkeys(("tail", "errors", "processes", "frames", "codes"), _are_texts),
     "pids": _are_counts,
 }

@@ -18,6 +18,7 @@ _FRAMEWORKS = ("mindspore",)
 ON_HOST_LOST = ("wait", "replace", "shrink")
 # What a run can end by: as verdict.py finds it.
 CAUSES = (
+    "device",
     "disk_full",
     "ended_early",
     "exception",
@@ -138,6 +139,7 @@ class JobSpec:
     compile_cache: bool = False  # share MindSpore's compiled graphs with later runs of the same job and config
     grace_s: float = 10.0  # seconds between SIGTERM and SIGKILL
     hang_after: Optional[float] = None  # s of silence after which a rank hangs; 0: never; None: learned from the run
+    health_every: Optional[float] = None  # s between two looks at the devices; 0: none; None: 30
     restart: Optional[RestartSpec] = None  # None: a failed run stays as it is
 
     __pydantic_config__: ClassVar[dict[str, Any]] = strictyaml.STRICT
@@ -158,6 +160,8 @@ class JobSpec:
             raise SpecError(f"grace_s {self.grace_s}: give seconds from 0 to 86400")
         if self.hang_after is not None and not 0 <= self.hang_after <= 604_800:
             raise SpecError(f"hang_after {self.hang_after}: give seconds from 0 (never) to 604800")
+        if self.health_every not in (None, 0) and not 1 <= self.health_every <= 86_400:
+            raise SpecError(f"health_every {self.health_every}: give seconds from 1 to 86400, or 0 (never)")
         for pattern in self.log_patterns or ():
             try:
                 groups = re.compile(pattern).groupindex

@@ -89,6 +89,7 @@ class RunPlan:
             elsewhere,
             self.spec.restart.lease_s if self.spec.restart else None,
             self.grace_of_failure_s(),
+            self.spec.health_every,
         )
 
     def grace_of_failure_s(self) -> float:
@@ -282,6 +283,7 @@ def _ranks_of(
             "train.log",
             site.working_directory or spec.working_directory,
             shares[local_rank] if shares else None,
+            device_id=device.device_id if host.backend == "ascend" else None,
             unset=tuple(one for one in (*(MEETING_VARIABLES if rank_table else ()), RESUME) if one not in variables),
         )
         yield Rank(rank_id, host.name, device.device_id, process)

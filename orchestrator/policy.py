@@ -8,6 +8,7 @@ from typing import Optional
 
 from orchestrator.jobspec import RestartSpec
 
+DEVICE = "device"  # the cause of an attempt that failed of a device that was reported ill
 ASKED = "asked"  # the cause of an attempt that was ended for the next, which counts for nothing
 
 
@@ -34,10 +35,14 @@ class Decision:
     restart: bool
     reason: str
     wait_s: float = 0.0
+    avoid: Optional[str] = None  # a host to go on without, although it answers
 
 
-def decide(spec: RestartSpec, attempts: "Sequence[Attempt]") -> Decision:
-    """Return what becomes of a run after its *attempts*, oldest first; the last one failed."""
+def decide(spec: RestartSpec, attempts: "Sequence[Attempt]", *, dispensable: bool = False) -> Decision:
+    """Return what becomes of a run after its *attempts*, oldest first; the last one failed.
+
+    *dispensable*: by `on_host_lost` the run can go on without the host of the last attempt's failure.
+    """
     last = attempts[-1]
     restarts = len(attempts) - 1
     if spec.causes is not None and last.cause not in spec.causes:
@@ -56,7 +61,13 @@ def decide(spec: RestartSpec, attempts: "Sequence[Attempt]") -> Decision:
         where = last.host if last.rank is None else f"rank {last.rank} on {last.host}"
         return Decision(False, f"{last.cause} of {where} {same} times in a row")
     wait_s = min(spec.most_backoff_s, spec.backoff_s * 2 ** max(0, fruitless - 1))
-    return Decision(True, f"restart {restarts + 1} of {spec.max_restarts}", wait_s)
+    reason = f"restart {restarts + 1} of {spec.max_restarts}"
+    if last.cause != DEVICE or last.host is None:
+        return Decision(True, reason, wait_s)
+    if dispensable:
+        return Decision(True, f"{reason}, without {last.host}", wait_s, last.host)
+    why = "on_host_lost is `wait`" if spec.on_host_lost == "wait" else "there is no other for it"
+    return Decision(True, f"{reason}, on {last.host} again: {why}", wait_s)
 
 
 def _last_run(attempts: "Sequence[Attempt]", holds: "Callable[[Attempt], bool]") -> int:

@@ -68,6 +68,18 @@ def choose(
     return chosen
 
 
+def can_do_without(run: Run, far: FarHosts, host: "Optional[str]", lost: "Collection[str]") -> bool:
+    """Tell whether the next attempt may leave out a host that answers, as if it were lost."""
+    spec = run.plan.spec.restart
+    if spec is None or spec.on_host_lost == "wait" or host is None:
+        return False
+    try:
+        choose(far.inventory, [one.name for one in far.hosts], {*lost, host}, spec.on_host_lost)
+    except HostError:
+        return False
+    return True
+
+
 def prepare(
     run: Run,
     far: FarHosts,

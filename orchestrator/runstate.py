@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from orchestrator.conditions import KINDS, Conditions
 from orchestrator.plan import RunPlan
 from orchestrator.supervisor import events
 from orchestrator.supervisor.events import Event
@@ -98,9 +99,7 @@ class RunState:
     resumed_from: Optional[str] = None  # the checkpoint that this attempt went on from
     earlier: tuple[Mapping[str, Any], ...] = ()  # what `attempt_ended` told of each
     restart_at: Optional[float] = None  # s since 1970: between two attempts
-    low_disks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # free_bytes, total_bytes by host
-    # When the disk of a host was full, last: from, and until (None: it is), by the host's monotonic clock.
-    full_disks: Mapping[str, tuple[float, Optional[float]]] = field(default_factory=dict)
+    conditions: Conditions = field(default_factory=Conditions)  # of hosts and devices
     last_seq: int = 0
 
     def rank(self, rank_id: int) -> RankState:
@@ -110,9 +109,6 @@ class RunState:
         """Return the newest step of the rank that is least far; empty while no rank told of one."""
         told = [rank.latest for rank in self.ranks if isinstance(rank.latest.get("step"), (int, float))]
         return min(told, key=_how_far, default={})
-
-
-_FULL_BYTES = 1 << 20  # as for supervisor/watching.py
 
 
 def _how_far(latest: Mapping[str, Any]) -> "tuple[float, float]":
@@ -273,20 +269,8 @@ def _straggler_over(state: RunState, event: Event) -> RunState:
     return _change_rank(state, event.rank, straggler=None)
 
 
-def _disk_low(state: RunState, event: Event) -> RunState:
-    full = dict(state.full_disks)
-    free = event.data.get("free_bytes")
-    if isinstance(free, (int, float)) and free < _FULL_BYTES:
-        full[event.host] = (event.mono, None)
-    return replace(state, low_disks={**state.low_disks, event.host: event.data}, full_disks=full)
-
-
-def _disk_low_over(state: RunState, event: Event) -> RunState:
-    full = dict(state.full_disks)
-    if event.host in full:
-        full[event.host] = (full[event.host][0], event.mono)
-    low = {name: disk for name, disk in state.low_disks.items() if name != event.host}
-    return replace(state, low_disks=low, full_disks=full)
+def _conditions(state: RunState, event: Event) -> RunState:
+    return replace(state, conditions=state.conditions.after(event))
 
 
 def _stopping(state: RunState, event: Event) -> RunState:
@@ -351,7 +335,7 @@ def _attempt_started(state: RunState, event: Event) -> RunState:
         attempt=int(event.data.get("attempt", state.attempt + 1)),
         resumed_from=event.data.get("resume"),
         earlier=state.earlier,
-        low_disks=state.low_disks,
+        conditions=state.conditions.of_next_attempt(),
     )
 
 
@@ -378,8 +362,7 @@ _FOLDS = {
     events.NAN_LOSS: _noticed("nan_loss"),
     events.STRAGGLER: _noticed("straggler"),
     events.STRAGGLER_OVER: _straggler_over,
-    events.DISK_LOW: _disk_low,
-    events.DISK_LOW_OVER: _disk_low_over,
+    **dict.fromkeys(KINDS, _conditions),
     events.STOPPING: _stopping,
     events.KILLING: _killing,
     events.SWEPT: _swept,

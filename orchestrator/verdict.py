@@ -1,8 +1,9 @@
 """Verdict: which rank a run failed of, and why, from the folded events of all its hosts. Pure.
 
 Of eight ranks that die within a second, seven felt the collective break; of eight that hang, seven wait for one. What
-is believed, from the strongest: what a rank says of itself (an exception, a signal that was not ours), then the order
-in which ranks of one host ended, by its own clock. Times of two hosts are never compared; that one's end was *told*
+is believed, from the strongest: a device that was reported ill, where a rank on it ended as it would of that; what a
+rank says of itself (an exception, a signal that was not ours); then the order in which ranks of one host ended, by its
+own clock. Times of two hosts are never compared; that one's end was *told*
 first is a hint, and lowers the confidence.
 """
 
@@ -11,14 +12,16 @@ from __future__ import annotations
 import enum
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from orchestrator.clues import Clue, Kind, clue_of
 from orchestrator.runstate import Outcome, RankPhase, RankState, RunState
+from orchestrator.stalled import has_step, odd_one_out, where
 from orchestrator.supervisor.process import signal_name
 
 ASKED_TO_END = 75  # the exit code of a rank that was asked to end and saved a checkpoint first (EX_TEMPFAIL)
+_SURE = 0.9
 _TOGETHER_S = 0.05  # ends of two ranks of one host this close are told apart by chance
 _LOOKED_EVERY_S = 2.0  # at a disk, at least
 _LAST_STEP_S = 10.0  # peers of a rank that ended too early make a step more at most
@@ -27,6 +30,7 @@ _LAST_STEP_S = 10.0  # peers of a rank that ended too early make a step more at 
 class Cause(str, enum.Enum):
     """Why a run failed."""
 
+    DEVICE = "device"
     EXIT_CODE = "exit_code"
     SIGNAL = "signal"
     EXCEPTION = "exception"
@@ -47,6 +51,16 @@ class Cause(str, enum.Enum):
 
 # Tried again as it is, the run would fail in the same way.
 _IN_VAIN = {Cause.IMPORT_ERROR, Cause.USER_ERROR, Cause.NAN_LOSS, Cause.DISK_FULL, Cause.STOPPED}
+# What a device that fails makes of the ranks on it. What says a cause of its own, it is not to blame for.
+_OF_DEVICES = {
+    Cause.EXIT_CODE,
+    Cause.SIGNAL,
+    Cause.EXCEPTION,
+    Cause.HANG,
+    Cause.HANG_IN_COLLECTIVE,
+    Cause.LOST,
+    Cause.UNKNOWN,
+}
 _CAUSE_OF = {
     Kind.OUT_OF_MEMORY: Cause.OUT_OF_MEMORY,
     Kind.DISK_FULL: Cause.DISK_FULL,
@@ -75,6 +89,31 @@ def verdict(state: RunState) -> Optional[Verdict]:
         return _verdict(Cause.STOPPED, None, f"stopped by {state.stopped_by or 'a request'}", 1.0)
     if state.outcome is not Outcome.FAILED:
         return None
+    return _of_devices(_of_ranks(state), state)
+
+
+def _of_devices(found: Verdict, state: RunState) -> Verdict:
+    """Return the verdict on ranks as it is with what is known of their devices."""
+    faults = state.conditions.faults
+    if found.cause not in _OF_DEVICES or not faults:
+        return found
+    there = [one for one in faults if one.host == found.host and one.rank in (found.rank, None)]
+    suspects = there or (list(faults) if found.confidence < _SURE else [])
+    if not there and len({one.place for one in suspects}) != 1:
+        heard = tuple(f"{one.place} was reported: {one.sentence()}" for one in faults)
+        return replace(found, evidence=(*found.evidence, *heard))
+    ill = suspects[-1]  # the newest is the worst
+    return replace(
+        found,
+        cause=Cause.DEVICE,
+        rank=found.rank if ill.rank is None else ill.rank,
+        host=ill.host,
+        sentence=f"{ill.place}: {ill.sentence()}; {found.sentence}",
+        confidence=max(found.confidence, _SURE) if there else 0.7,
+    )
+
+
+def _of_ranks(state: RunState) -> Verdict:
     endings = sorted((_Ending(rank, state) for rank in state.ranks if rank.ended_at is not None), key=_Ending.order)
     for own in (ending for ending in endings if ending.weight >= _BARE):
         return _of_ending(own, endings, state)
@@ -127,7 +166,7 @@ class _Ending:
 
 def _was_full(rank: RankState, state: RunState) -> bool:
     """Tell whether a rank ended while the disk of its host was full; that is looked at each second."""
-    since, until = state.full_disks.get(rank.host, (None, None))
+    since, until = state.conditions.full_disks.get(rank.host, (None, None))
     if since is None or rank.ended_mono is None:
         return False
     return since - _LOOKED_EVERY_S <= rank.ended_mono <= (until if until is not None else rank.ended_mono)
@@ -204,67 +243,18 @@ def _of_hang(state: RunState) -> Optional[Verdict]:
     early = _ended_early(state, quiet, _number(quiet.hang, "since_mono") - _LAST_STEP_S)
     if early is not None:
         return _early(early, evidence, 0.85)
-    found = _odd_one_out([rank for rank in state.ranks if rank.ended_at is None or rank.stacks or rank.hang])
+    found = odd_one_out([rank for rank in state.ranks if rank.ended_at is None or rank.stacks or rank.hang])
     if found is not None:
         rank, reason, confidence = found
         in_collective = (rank.stacks or {}).get("in_collective") is True
         cause = Cause.HANG_IN_COLLECTIVE if in_collective else Cause.HANG
         return _verdict(cause, rank, f"rank {rank.rank_id} hangs: {reason}", confidence, evidence)
     if len(hanging) == 1:
-        return _verdict(Cause.HANG, quiet, f"rank {quiet.rank_id} hangs{_where(quiet)}", 0.8, evidence)
+        return _verdict(Cause.HANG, quiet, f"rank {quiet.rank_id} hangs{where(quiet)}", 0.8, evidence)
     if any((rank.stacks or {}).get("in_collective") for rank in hanging):
         sentence = f"rank {_numbers(hanging)} hang in a collective, and none is seen to be missing there"
         return _verdict(Cause.HANG_IN_COLLECTIVE, None, sentence, 0.5, evidence)
-    return _verdict(Cause.HANG, quiet, f"rank {_numbers(hanging)} hang{_where(quiet)}", 0.4, evidence)
-
-
-def _odd_one_out(ranks: Sequence[RankState]) -> "Optional[tuple[RankState, str, float]]":
-    """Return the rank that the others wait for, why, and how sure that is; None where none stands out."""
-    known = [(rank, rank.stacks or {}) for rank in ranks]
-    suspended = [rank for rank, facts in known if facts.get("state") == "T" or (rank.hang or {}).get("suspended")]
-    if suspended and len(suspended) < max(2, len(ranks)):
-        return suspended[0], "it is stopped by a signal (SIGSTOP)", 0.95
-    if len(ranks) < 2:
-        return None
-    waits = "the others wait in a collective" if len(ranks) > 2 else "the other one waits in a collective"
-    elsewhere = [rank for rank, facts in known if facts.get("in_collective") is False]
-    waiting = [rank for rank, facts in known if facts.get("in_collective") is True]
-    if len(elsewhere) == 1 and waiting:
-        return elsewhere[0], f"{waits}{_where(elsewhere[0], ' while it is')}", 0.95
-    rest = elsewhere if elsewhere and waiting else [rank for rank, _ in known]
-    places = {rank.rank_id: (rank.latest.get("epoch") or 0, rank.latest["step"]) for rank in rest if _has_step(rank)}
-    behind = [rank for rank in rest if places and places.get(rank.rank_id) == min(places.values())]
-    if len(behind) == 1 and len(places) == len(rest) and len(rest) > 1:
-        return behind[0], f"it is behind the others, at step {behind[0].latest['step']}", 0.8
-    for fact, reason in (
-        (lambda rank: tuple((rank.stacks or {}).get("frames", ())), "its stack is unlike all others'"),
-        (lambda rank: (rank.stacks or {}).get("busy"), "it uses the CPU unlike all others"),
-        (lambda rank: rank.program_phase, "it is in another phase than all others"),
-    ):
-        odd = _minority(rest, [fact(rank) for rank in rest])
-        if odd is not None:
-            return odd, reason + _where(odd), 0.7
-    busy = [rank for rank in rest if (rank.stacks or {}).get("busy") is True]
-    if len(busy) == 1 and len(rest) == 2:
-        return busy[0], f"it computes, the other one waits{_where(busy[0])}", 0.7
-    return None
-
-
-def _minority(ranks: Sequence[RankState], values: Sequence[object]) -> Optional[RankState]:
-    """Return the one rank whose value differs, where there are three at least and all others' are equal and known."""
-    if len(ranks) < 3 or None in values or () in values or len(set(values)) != 2:
-        return None
-    return next((rank for rank, value in zip(ranks, values) if values.count(value) == 1), None)
-
-
-def _has_step(rank: RankState) -> bool:
-    latest = rank.latest
-    return all(isinstance(value, (int, float)) for value in (latest.get("step"), latest.get("epoch") or 0))
-
-
-def _where(rank: RankState, before: str = ",") -> str:
-    frames = (rank.stacks or {}).get("frames") or ()
-    return f"{before} at {frames[0]}" if frames else ""
+    return _verdict(Cause.HANG, quiet, f"rank {_numbers(hanging)} hang{where(quiet)}", 0.4, evidence)
 
 
 # ── what others felt ─────────────────────────────────────────────────────────────────────────────────────────
@@ -284,14 +274,14 @@ def _of_peers(endings: Sequence[_Ending], state: RunState) -> Optional[Verdict]:
     if early is not None:
         return _early(early, evidence, 0.8)
     others = [rank for rank in state.ranks if rank.rank_id not in {echo.rank.rank_id for echo in echoes}]
-    found = _odd_one_out([rank for rank in others if rank.phase is not RankPhase.SUCCEEDED])
+    found = odd_one_out([rank for rank in others if rank.phase is not RankPhase.SUCCEEDED])
     if found is not None:
         return _verdict(Cause.HANG, found[0], f"rank {found[0].rank_id} hung: {found[1]}", found[2] - 0.1, evidence)
     silent = [rank for rank in others if rank.phase is not RankPhase.SUCCEEDED]
     if len(silent) == 1:
         evidence.append(f"rank {silent[0].rank_id} is the only one that felt nothing")
         elsewhere = (silent[0].stacks or {}).get("in_collective") is False
-        sentence = f"rank {silent[0].rank_id} hung{_where(silent[0])}"
+        sentence = f"rank {silent[0].rank_id} hung{where(silent[0])}"
         return _verdict(Cause.HANG, silent[0], sentence, 0.9 if elsewhere else 0.7, evidence)
     return None
 
@@ -313,13 +303,13 @@ def _ended_early(state: RunState, peer: RankState, since_mono: float) -> Optiona
 
 def _is_far_ahead(rank: RankState, other: RankState) -> bool:
     """Tell whether *rank* is known to have made two steps more than *other*."""
-    if not (_has_step(rank) and _has_step(other)) or rank.latest.get("epoch") != other.latest.get("epoch"):
+    if not (has_step(rank) and has_step(other)) or rank.latest.get("epoch") != other.latest.get("epoch"):
         return False
     return bool(rank.latest["step"] > other.latest["step"] + 1)
 
 
 def _early(rank: RankState, evidence: "list[str]", confidence: float) -> Verdict:
-    place = f", after step {rank.latest['step']}" if _has_step(rank) else ""
+    place = f", after step {rank.latest['step']}" if has_step(rank) else ""
     sentence = f"rank {rank.rank_id} ended too early with exit code 0{place}; the others waited for it in vain"
     return _verdict(Cause.ENDED_EARLY, rank, sentence, confidence, evidence)
 
@@ -341,7 +331,7 @@ def _of_scheduler(state: RunState, data: Mapping[str, Any]) -> Verdict:
     """Return the verdict on a run whose scheduler ended before any rank."""
     clue = clue_of([*data.get("tail", ()), *data.get("errors", ())])
     evidence = [clue.line] if clue is not None else []
-    if clue is not None and clue.kind is Kind.PEER and (found := _odd_one_out(state.ranks)) is not None:
+    if clue is not None and clue.kind is Kind.PEER and (found := odd_one_out(state.ranks)) is not None:
         return _verdict(Cause.HANG, found[0], f"rank {found[0].rank_id} hung: {found[1]}", found[2] - 0.1, evidence)
     by_signal = isinstance(data.get("signal"), int)
     how = signal_name(data["signal"]) if by_signal else f"exit code {data.get('code')}"

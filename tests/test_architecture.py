@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A part may import its own line and the lines below it. A new module of `orchestrator` gets a place here.
 LAYERS = {
-    "floor": ["orchestrator.supervisor"],
+    "floor": ["orchestrator.supervisor", "orchestrator.probes"],
     "nouns": ["orchestrator", "orchestrator.errors", "orchestrator.inventory", "orchestrator.jobspec",
               "orchestrator.findings", "orchestrator.jobs", "orchestrator.templates", "orchestrator.strictyaml",
               "orchestrator.hostfiles"],
     "pure logic": ["orchestrator.plan", "orchestrator.loneplan", "orchestrator.ranktable", "orchestrator.runstate",
-                   "orchestrator.hearsay", "orchestrator.policy",
-                   "orchestrator.probes", "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
+                   "orchestrator.hearsay", "orchestrator.policy", "orchestrator.conditions", "orchestrator.stalled",
+                   "orchestrator.diagnosis", "orchestrator.clues", "orchestrator.verdict",
                    "orchestrator.tuning", "orchestrator.checks"],
     "edges": ["orchestrator.transport", "orchestrator.engines", "orchestrator.store", "orchestrator.render",
               "orchestrator.bundle", "orchestrator.farside", "orchestrator.checkup", "orchestrator.allreduce",
@@ -54,9 +54,11 @@ ONE_OWNER = {
 # What only looks at its arguments: a clock, a file, the environment or a network in it is a mistake.
 PURE = ["orchestrator.plan", "orchestrator.runstate", "orchestrator.inventory", "orchestrator.jobspec",
         "orchestrator.errors", "orchestrator.findings", "orchestrator.policy", "orchestrator.ranktable",
+        "orchestrator.supervisor.health",
         "orchestrator.diagnosis.rules", "orchestrator.diagnosis.places", "orchestrator.diagnosis.tracebacks",
         "orchestrator.diagnosis.scanning", "orchestrator.diagnosis.judging", "orchestrator.strictyaml",
         "orchestrator.hostfiles", "orchestrator.clues", "orchestrator.verdict", "orchestrator.loneplan",
+        "orchestrator.conditions", "orchestrator.stalled",
         *(f"orchestrator.checks.{name}" for name in ("facts", "machine", "devices", "alike", "baseline", "pings",
                                                      "pairs")),
         *(f"orchestrator.probes.{name}" for name in ("npuinfo", "npuqueries", "network", "versions", "text")),
@@ -138,10 +140,10 @@ def test_a_module_imports_its_own_layer_and_those_below_only(module: str) -> Non
             )
 
 
-@pytest.mark.parametrize("module", [name for name in OURS if part_of(name) == "orchestrator.supervisor"])
+@pytest.mark.parametrize("module", [name for name in OURS if LAYER_OF[part_of(name)] == "floor"])
 def test_what_runs_on_hosts_needs_the_standard_library_only(module: str) -> None:
     for imported, line in imports(TREES[module]):
-        known = imported.startswith("orchestrator.supervisor") or is_standard(imported.split(".")[0])
+        known = imported.startswith(tuple(LAYERS["floor"])) or is_standard(imported.split(".")[0])
         assert known or imported == "psutil", f"{SOURCES[module]}:{line}: {imported}"
     assert "psutil" not in imports_when_loaded(TREES[module])
 

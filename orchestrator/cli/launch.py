@@ -79,6 +79,12 @@ class WithProgram(click.Command):
     help="End the run when its ranks are silent for so long; 0: never. Learned from the run if left away.",
 )
 @click.option(
+    "--health-every",
+    type=click.FloatRange(0, 86_400),
+    metavar="SECONDS",
+    help="Look at the devices in use so often; 0: never. 30 if left away.",
+)
+@click.option(
     "--max-restarts",
     type=click.IntRange(0),
     metavar="N",
@@ -102,6 +108,7 @@ def command(
     hosts: Optional[str],
     targets: "tuple[str, ...]",
     hang_after: Optional[float],
+    health_every: Optional[float],
     ssh_config: Optional[Path],
     accept_new_host_keys: bool,
     max_restarts: Optional[int],
@@ -121,6 +128,8 @@ def command(
     spec = job_of(job, ctx.meta.get("program")).with_settings(settings)
     if hang_after is not None:
         spec = replace(spec, hang_after=hang_after)
+    if health_every is not None:
+        spec = replace(spec, health_every=health_every)
     if max_restarts is not None:
         spec = spec.with_restarts(max_restarts)
     request = launch.LaunchRequest(run_dir=run_dir, command_line=("ascendrun", *sys.argv[1:]), **options)

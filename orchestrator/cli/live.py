@@ -41,7 +41,10 @@ def progress_line(state: RunState) -> str:
         found = verdict(state)
         return f"stopping  {parts[0]}" + (f"  {found.sentence}" if found and found.cause is not Cause.STOPPED else "")
     slow = [str(rank.rank_id) for rank in state.ranks if rank.straggler is not None]
-    return "  ".join([*parts, *([f"rank {', '.join(slow)} slow"] if slow else [])])
+    ailing = sorted({one.place for one in state.conditions.ailments if one.is_fault})
+    return "  ".join(
+        [*parts, *([f"rank {', '.join(slow)} slow"] if slow else []), *(f"{place} has a fault" for place in ailing)]
+    )
 
 
 def _time_left_s(lead: Mapping[str, Any]) -> Optional[float]:

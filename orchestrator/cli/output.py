@@ -104,6 +104,7 @@ def run_as_json(
         "supervisors_killed": state.supervisors_killed,
         "ranks": [{**asdict(rank), "phase": rank.phase.value, "tail": list(rank.tail)} for rank in state.ranks],
         "checkpoints": list(state.checkpoints),
+        "health": [asdict(one) for one in state.conditions.ailments],
         "evaluations": list(state.evaluations if results is None else results),
         "best": best,
     }
@@ -206,9 +207,12 @@ def show_run(run: Run, state: RunState, best: "Optional[Mapping[str, Any]]" = No
         click.echo(
             f"could not be ended (another user's, or stuck in the kernel): pid {', '.join(map(str, state.unkillable))}"
         )
-    for host, disk in state.low_disks.items():
+    for host, disk in state.conditions.low_disks.items():
         left = f"{size(disk.get('free_bytes'))} of {size(disk.get('total_bytes'))}"
         click.echo(f"the disk of the run folder on {host} is nearly full: {left} are free")
+    for one in state.conditions.ailments:
+        used = "" if one.rank is None else f" (rank {one.rank})"
+        click.echo(f"{'FAULT' if one.is_fault else 'warning'}: {plain(f'{one.place}{used}: {one.sentence()}')}")
     for rank in state.ranks:
         for remark in _remarks(rank):
             click.echo(f"rank {rank.rank_id} {remark}")

@@ -1,7 +1,8 @@
 """What runs on a host and outlives whoever started it.
 
 Standard library only (psutil for figures, where it is installed), Python 3.9 or later, and no
-import from the rest of `orchestrator`: this package travels to hosts that have nothing of ours.
+import from the rest of `orchestrator` but the parsers of `probes`, which look at devices: these two
+travel to hosts that have nothing of ours.
 
 The life of a supervisor:
 

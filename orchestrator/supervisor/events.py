@@ -26,6 +26,8 @@ STRAGGLER = "straggler"  # rank; factor, step_s, median_s: slower than the other
 STRAGGLER_OVER = "straggler_over"  # rank
 DISK_LOW = "disk_low"  # free_bytes, total_bytes: of the run folder's file system
 DISK_LOW_OVER = "disk_low_over"
+HEALTH = "health"  # rank, or none: the host's; what, device, severity: warning | fault, level, before, now, codes
+HEALTH_OVER = "health_over"  # rank; what, device, now
 STOPPING = "stopping"  # cause: requested | rank_failed | scheduler_failed | hang; by, grace_s, aborted
 KILLING = "killing"  # processes: what the grace left over
 SWEPT = "swept"  # pids: leftovers that carried the run's mark
@@ -40,7 +42,7 @@ HOST_ABSENT = "host_absent"  # host: it has nothing of this attempt, which never
 HOST_LOST = "host_lost"  # host: this attempt goes on, or is over, without it
 # Of a run that may be started again, in the controller's journal.
 HOSTS_AWAITED = "hosts_awaited"  # reason: the next attempt waits for hosts that do not answer
-ATTEMPT_ENDED = "attempt_ended"  # attempt, cause, rank, host, retriable, checkpoints, restart, reason, wait_s
+ATTEMPT_ENDED = "attempt_ended"  # attempt, cause, rank, host, retriable, checkpoints, restart, reason, wait_s, avoid
 ATTEMPT_STARTED = "attempt_started"  # attempt (2, 3, …), ranks: [[rank, host], …], resume: path or None
 
 FROM_PROGRESS_FILE = (PHASE, EPOCH, CHECKPOINT, EVALUATION)

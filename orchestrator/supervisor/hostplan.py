@@ -21,6 +21,7 @@ class ProcessPlan:
     working_directory: Optional[str] = None  # absolute; None: the work folder
     cpus: Optional[Tuple[int, ...]] = None  # CPUs to stay on; None: all
     unset: Tuple[str, ...] = ()  # variables of the supervisor's environment that would mislead it
+    device_id: Optional[int] = None  # the physical id of its Ascend device; None: it has none
 
     @property
     def name(self) -> str:
@@ -38,6 +39,7 @@ class ProcessPlan:
             fields["working_directory"],
             tuple(fields["cpus"]) if fields["cpus"] else None,
             tuple(fields.get("unset", ())),  # not in the plans of the first runs, which stay readable
+            fields.get("device_id"),
         )
 
 
@@ -54,6 +56,7 @@ class HostPlan:
     ranks_elsewhere: bool = False  # other hosts have ranks of this run too
     lease_s: Optional[float] = None  # ranks end when nobody has watched for so long; None: they outlive all who watch
     failed_grace_s: Optional[float] = None  # as grace_s, for ranks whose peer has failed; None: the same
+    health_every_s: Optional[float] = None  # between two looks at devices and memory; 0: none; None: as usual
 
     @property
     def grace_of_failure_s(self) -> float:
@@ -87,4 +90,5 @@ class HostPlan:
             fields.get("ranks_elsewhere", False),
             fields.get("lease_s"),
             fields.get("failed_grace_s"),
+            fields.get("health_every_s"),
         )

@@ -83,9 +83,10 @@ class Supervisor:
             if time.monotonic() >= self._next_tick:
                 self._tick()
             settled = all(not watched.is_running() and self._is_settled(watched) for watched in self.processes)
-            if settled and self.intent is None:
+            if settled and self.intent is None and not self.watching.vitals.is_looking():
                 break
             self._wait()
+        self.watching.vitals.close()
         self._sweep()
         self.watching.telemetry.read()
         self.watching.telemetry.write()
@@ -116,6 +117,7 @@ class Supervisor:
             self._tell_stopping(Intent("requested", self.plan.grace_s, by=by))
         if hanging and not self._is_ending():
             self.watching.tell_hangs(hanging)
+            self.watching.vitals.rank_failed(hanging[0].rank)
             self._intend(Intent("hang", self.plan.grace_of_failure_s, hanging[0].rank))
         self.journal.flush()
 
@@ -255,6 +257,7 @@ class Supervisor:
         return {"tail": last_lines(log), "errors": telling_lines(log)}
 
     def _rank_failed(self, rank: int) -> None:
+        self.watching.vitals.rank_failed(rank)
         intent = Intent("rank_failed", self.plan.grace_of_failure_s, rank)
         if self.watching.peers_waited():
             self._intend(intent)  # it may have waited in vain for one that runs

@@ -19,6 +19,7 @@ class RunDir:
     journal.jsonl          one event a line, only appended, by the supervisor alone
     supervisor.lock        held by the supervisor, and says who that is
     supervisor.log
+    health.jsonl           what this host's devices and memory were like, one sample a line
     watched                changed while somebody follows the journal from another machine
     processes/             what the keepers write: rank-3.started.json, rank-3.exited.json
     requests/              what others ask of the supervisor: stop.json; of the controller: restart.json
@@ -81,6 +82,10 @@ class RunDir:
     @property
     def supervisor_log(self) -> Path:
         return self.root / "supervisor.log"
+
+    @property
+    def health(self) -> Path:
+        return self.root / "health.jsonl"
 
     @property
     def processes(self) -> Path:

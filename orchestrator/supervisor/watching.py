@@ -15,6 +15,7 @@ from orchestrator.supervisor.process import Identity, read_stat
 from orchestrator.supervisor.rundir import RunDir
 from orchestrator.supervisor.stragglers import Stragglers
 from orchestrator.supervisor.telemetry import Telemetry
+from orchestrator.supervisor.vitals import Vitals
 
 if TYPE_CHECKING:  # a run in which nothing hangs needs none
     from orchestrator.supervisor.stacks import Stacks
@@ -32,6 +33,7 @@ class Watching:
 
     def __init__(self, run_dir: RunDir, plan: HostPlan, journal: Journal) -> None:
         self.telemetry = Telemetry(run_dir, plan, journal)
+        self.vitals = Vitals(run_dir, plan, journal)
         plans = {process.rank: process for process in plan.ranks if process.rank is not None}
         self._run_dir = run_dir
         self._plans = plans
@@ -57,6 +59,7 @@ class Watching:
         self._tell_nan()
         self._tell_stragglers(running)
         self._tell_disk()
+        self.vitals.tick()
         now = time.monotonic()
         elapsed_s, self._last_look = min(now - self._last_look, _LONGEST_LOOK_S), now
         return self._hangs.look(elapsed_s, {rank: self._look(rank, identity) for rank, identity in running.items()})

@@ -31,6 +31,11 @@ sys.path.insert(0, os.path.dirname(sys.argv[1]))
 from orchestrator.supervisor import serving
 serving.start_run = lambda *_: {does}
 """
+# A machine's own devices cannot be had twice: in front of what is in /dev, files of these names.
+_DEVICES = """
+mkdir -p /run/upper /run/work && mount -t overlay dev -o lowerdir=/dev,upperdir=/run/upper,workdir=/run/work /dev
+mkdir -p /dev/shm && mount -t tmpfs shm /dev/shm && cd /dev && touch {names}
+"""
 _ENDING_S = 10.0  # what a host may need to notice that a connection has ended
 
 
@@ -86,6 +91,12 @@ class Far:
 
     def steps_told(self) -> int:
         return sum(event["kind"] == "progress" for event in self.events())
+
+
+def give_devices(bed: Testbed, host: Host, count: int) -> None:
+    """Have *host* look as if it had *count* Ascend devices, until it is booted again."""
+    names = " ".join(f"davinci{number}" for number in range(count))
+    bed.exec(host, ["sh", "-ec", _DEVICES.format(names=names)])
 
 
 @pytest.fixture

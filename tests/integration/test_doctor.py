@@ -17,7 +17,7 @@ import yaml
 
 from orchestrator.checks.facts import CHECKS
 from tests.conftest import Cli, wait_for
-from tests.integration.far import Far, nothing_left
+from tests.integration.far import Far, give_devices, nothing_left
 from tests.testbed.bed import Host, Testbed
 
 PORT = 7321
@@ -255,12 +255,6 @@ def test_a_damaged_baseline_is_none(cli: Cli) -> None:
 
 # ── what a launch looks at by itself ─────────────────────────────────────────────────────────────────────────
 
-# A machine's own devices cannot be had twice: in front of what is in /dev, files of these names.
-DEVICES = """
-mkdir -p /run/upper /run/work && mount -t overlay dev -o lowerdir=/dev,upperdir=/run/upper,workdir=/run/work /dev
-mkdir -p /dev/shm && mount -t tmpfs shm /dev/shm && cd /dev && touch davinci0 davinci1 davinci2 davinci3
-"""
-
 
 def test_a_launch_ends_where_its_devices_are_ill_and_not_for_others(
     cli: Cli, new_testbed: "Callable[[int], Testbed]"
@@ -268,7 +262,7 @@ def test_a_launch_ends_where_its_devices_are_ill_and_not_for_others(
     bed = new_testbed(2)
     cli.environment["HOME"] = str(bed.home)
     for host in bed.hosts:
-        bed.exec(host, ["sh", "-ec", DEVICES])
+        give_devices(bed, host, 4)
     bed.npu_state(bed.hosts[0], "process 0 4711 python 30000")
     bed.npu_state(bed.hosts[1], "health 2 Alarm", "hot 1 90")
     words = ["launch", "--hosts", str(bed.hosts_yaml), "--run-dir", str(cli.folder)]

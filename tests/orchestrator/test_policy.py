@@ -72,6 +72,20 @@ def test_the_same_failure_at_the_same_place_again_and_again_ends_a_run_that_make
     assert decide(spec, [attempt(), attempt(), attempt(host="b"), attempt()]).restart
 
 
+def test_a_run_leaves_the_host_of_an_ill_device_where_it_can_and_says_where_it_cannot() -> None:
+    ill = [attempt(cause="device")]
+    left = decide(RestartSpec(on_host_lost="replace"), ill, dispensable=True)
+    assert (left.restart, left.avoid, left.reason) == (True, "a", "restart 1 of 3, without a")
+    kept = decide(RestartSpec(on_host_lost="replace"), ill)
+    assert (kept.restart, kept.avoid, kept.reason) == (
+        True,
+        None,
+        "restart 1 of 3, on a again: there is no other for it",
+    )
+    assert "on_host_lost is `wait`" in decide(RestartSpec(), ill).reason
+    assert decide(RestartSpec(on_host_lost="replace"), [attempt()], dispensable=True).avoid is None
+
+
 def test_causes_of_a_job_file_are_those_that_a_verdict_knows() -> None:
     """A stop is nobody's failure; that somebody else ended the ranks, an exit code tells."""
     assert set(CAUSES) == {cause.value for cause in Cause} - {"stopped"} | {"preempted"}

@@ -114,6 +114,70 @@ def test_a_loss_that_is_no_number_is_the_cause_of_the_exit_that_follows() -> Non
     assert "step 3" in found.sentence and "the same on rank 1-3" in found.evidence
 
 
+ALARM = {"what": "health", "severity": "fault", "level": 2, "before": "OK", "now": "Alarm", "codes": ["8C03A000"]}
+
+
+def failed_on_an_ill_device(ill: int, code: Optional[int], text: str = "", **data: Any) -> Verdict:
+    """Return the verdict where rank 2 ends, with the device of rank *ill* reported before."""
+    host = started()
+    host.tell("health", ill, device=ill, **ALARM)
+    host.ends(2, code, text, **data)
+    host.tell("stopping", 2, cause="rank_failed")
+    for rank in (0, 1, 3):
+        host.ends(rank, None, signal=15)
+    return judged(host)
+
+
+@pytest.mark.parametrize(
+    ("code", "data", "text"), [(1, {}, "RuntimeError: call aclrtSynchronizeStream failed"), (None, {"signal": 6}, "")]
+)
+def test_a_rank_that_ends_on_a_device_that_was_reported_ill_ended_of_it(
+    code: Optional[int], data: "dict[str, Any]", text: str
+) -> None:
+    found = failed_on_an_ill_device(2, code, text, **data)
+    assert (found.cause, found.rank, found.host, found.retriable) == (Cause.DEVICE, 2, "a", True)
+    assert found.confidence >= 0.9
+    assert found.sentence.startswith("device 2 of a: health is Alarm, was OK (8C03A000); rank 2, ")
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(1, "Traceback\nImportError: no"), (1, "OSError: [Errno 28] No space left on device")]
+)
+def test_a_device_is_not_to_blame_for_what_says_a_cause_of_its_own(code: int, text: str) -> None:
+    assert failed_on_an_ill_device(2, code, text).cause in (Cause.IMPORT_ERROR, Cause.DISK_FULL)
+
+
+def test_an_ill_device_of_another_rank_outweighs_only_what_is_not_sure() -> None:
+    sure = failed_on_an_ill_device(3, None, signal=11)
+    assert (sure.cause, sure.rank) == (Cause.SIGNAL, 2)
+    assert "device 3 of a was reported: health is Alarm, was OK (8C03A000)" in sure.evidence
+    felt = failed_on_an_ill_device(3, 1, HCCL)
+    assert (felt.cause, felt.rank) == (Cause.DEVICE, 3)
+    assert felt.confidence < 0.9
+
+
+def test_a_warning_about_a_device_is_no_fault_and_a_new_attempt_begins_without_the_old_ones() -> None:
+    host = started()
+    host.tell("health", 2, device=2, **{**ALARM, "severity": "warning"})
+    host.ends(2, 3)
+    assert judged(host).cause is Cause.EXIT_CODE
+    host = started()
+    host.tell("health", 2, device=2, **ALARM)
+    host.tell("attempt_started", attempt=2)
+    state = state_of([host], dict.fromkeys(range(4), "a"))
+    assert (state.conditions.ailments, state.conditions.faults) == ((), ())
+
+
+def test_what_is_over_ails_no_more_and_stays_a_fault_of_the_attempt() -> None:
+    host = started()
+    host.tell("health", 2, device=2, **ALARM)
+    host.tell("health", 1, device=1, what="temperature", severity="warning", level=1, before=52, now=90)
+    host.tell("health_over", 2, device=2, what="health", level=0, now="OK")
+    state = state_of([host], dict.fromkeys(range(4), "a"))
+    assert [one.sentence() for one in state.conditions.ailments] == ["90 °C, was 52 °C"]
+    assert [one.place for one in state.conditions.faults] == ["device 2 of a"]
+
+
 def test_a_culprit_that_is_slow_to_end_is_found_behind_victims_that_were_quick() -> None:
     host = started()
     for rank in (0, 1, 3):
@@ -309,11 +373,12 @@ def test_of_ranks_that_die_within_a_second_the_culprit_is_named_whatever_is_told
 numbers = st.one_of(st.none(), st.integers(-1, 3), st.floats(), st.text(max_size=3))
 data = st.dictionaries(
     st.sampled_from(["code", "signal", "mono", "cause", "by", "quiet_s", "limit_s", "since_mono", "in_collective",
-                     "state", "busy", "epoch", "step", "phase", "reason", "host"]),
+                     "state", "busy", "epoch", "step", "phase", "reason", "host", "what", "severity", "device", "now"]),
     numbers, max_size=6,
 )  # fmt: skip
 kinds = ["process_started", "process_exited", "process_lost", "hang", "stacks", "out_of_memory", "nan_loss", "stopping",
-         "straggler", "straggler_over", "disk_low", "disk_low_over", "run_finished", "host_silent"]  # fmt: skip
+         "straggler", "straggler_over", "disk_low", "disk_low_over", "run_finished", "host_silent",
+         "health", "health_over"]  # fmt: skip
 
 
 @given(st.lists(st.tuples(st.sampled_from(kinds), st.one_of(st.none(), st.integers(0, 2)), data), max_size=15))
