@@ -37,6 +37,7 @@ class Checkpoint:
     step: int
     bytes: int
     sha256: Optional[str] = None
+    global_batch: Optional[int] = None  # what all ranks together take in a step; None: not told
 
     @property
     def place(self) -> "tuple[int, int]":
@@ -54,7 +55,7 @@ def told(facts: "Iterable[Mapping[str, Any]]") -> "list[Checkpoint]":
         path, rank, epoch, step = (fact.get(key) for key in ("path", "rank", "epoch", "step"))
         if not (isinstance(path, str) and os.path.isabs(path) and isinstance(rank, int) and isinstance(step, int)):
             continue
-        size, sha256 = fact.get("bytes"), fact.get("sha256")
+        size, sha256, batch = fact.get("bytes"), fact.get("sha256"), fact.get("global_batch")
         if type(size) is not int or size < 0:
             continue
         found.append(
@@ -67,6 +68,7 @@ def told(facts: "Iterable[Mapping[str, Any]]") -> "list[Checkpoint]":
                 step,
                 size,
                 sha256 if isinstance(sha256, str) else None,
+                batch if type(batch) is int and batch > 0 else None,
             )
         )
     return found

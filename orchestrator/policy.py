@@ -70,6 +70,17 @@ def decide(spec: RestartSpec, attempts: "Sequence[Attempt]", *, dispensable: boo
     return Decision(True, f"{reason}, on {last.host} again: {why}", wait_s)
 
 
+def share_out(hosts: int, devices: int, batch: Optional[int]) -> "tuple[int, int]":
+    """Return on how many of *hosts* to go on with how many of *devices* each: the most ranks that can share *batch*.
+
+    *batch*: what all ranks together take in a step, which stays as it was; None: not known, and all are taken.
+    """
+    if batch is None:
+        return hosts, devices
+    choices = ((h, d) for h in range(1, hosts + 1) for d in range(1, devices + 1) if batch % (h * d) == 0)
+    return max(choices, key=lambda choice: (choice[0] * choice[1], choice[0]))
+
+
 def _last_run(attempts: "Sequence[Attempt]", holds: "Callable[[Attempt], bool]") -> int:
     """Return of how many attempts, counted back from the last, *holds* is true."""
     count = 0

@@ -14,7 +14,9 @@ from orchestrator.checkpoints import Checkpoint
 from orchestrator.errors import HostError
 from orchestrator.farhosts import FarHosts, Line
 from orchestrator.inventory import HostEntry
-from orchestrator.policy import Attempt
+from orchestrator.launch import devices_of
+from orchestrator.plan import RunPlan
+from orchestrator.policy import Attempt, share_out
 from orchestrator.runstate import RankPhase, RunState
 from orchestrator.store import Run
 from orchestrator.transport.fanout import Fleet, Roads, open_all
@@ -98,6 +100,8 @@ def prepare(
     used = [host.name for host in far.hosts]
     while True:
         entries = choose(order.inventory, used, lost, spec.on_host_lost)
+        if len(entries) < len(used):
+            entries, order = _shrunk(entries, order, run.plan, known[-1].global_batch if known else None)
         fleet = open_all(entries, roads=roads)
         if not fleet.errors:
             break
@@ -122,6 +126,19 @@ def prepare(
         hang_up(fleet)
         raise
     return Ready(next_run, next_far, prepared, fleet, order, chosen)
+
+
+def _shrunk(
+    entries: "list[HostEntry]", order: Order, plan: RunPlan, global_batch: Optional[int]
+) -> "tuple[list[HostEntry], Order]":
+    """Return the hosts and the order of an attempt with fewer ranks, as many as can share the global batch evenly."""
+    first = [rank.device_id for rank in plan.ranks if rank.host == plan.ranks[0].host]
+    hosts, devices = share_out(len(entries), len(first), global_batch)
+    if devices < len(first):
+        asked = devices_of(order.spec, order.request)
+        ids = ",".join(f"{one}-{one}" for one in first[:devices])
+        order = replace(order, request=replace(order.request, devices=str(devices) if asked.isdigit() else ids))
+    return entries[:hosts], order
 
 
 def _without_resume(order: Order) -> Order:

@@ -7,7 +7,7 @@ The contract, one object a line; paths are absolute, durations seconds, rates pe
      "step_s": 0.53, "images_per_s": 60.1, "wait_s": 0.0001, "loss_scale": 1024.0, "skipped": 0}
     {"kind": "epoch", "epoch": 1, "epochs": 4, "loss": 1.9, "epoch_s": 12.3, "step_s": 0.5, "images_per_s": 64.0}
     {"kind": "checkpoint", "path": "/…/sknet50-1_62.ckpt", "epoch": 1, "step": 62, "global_step": 62,
-     "bytes": 204300000, "seconds": 0.5, "copy_s": 0.1, "write_s": 0.4, "sha256": "9f86…"}
+     "bytes": 204300000, "seconds": 0.5, "copy_s": 0.1, "write_s": 0.4, "sha256": "9f86…", "global_batch": 256}
     {"kind": "evaluation", "checkpoint": "/…/sknet50-1_62.ckpt", "epoch": 1, "step": 62, "top_1_accuracy": 0.944,
      "top_5_accuracy": 0.998, "loss": 0.2, "pictures": 10000, "per_class_accuracy": [0.95, ...], "sha256": "9f86…",
      "json": "/…/sknet50-1_62.eval.json", "png": "/…/sknet50-1_62.eval.png"}
@@ -18,11 +18,11 @@ epoch. Losses of steps are means over all ranks, of epochs means over steps. ima
 / step_s. wait_s is the part of step_s in which the step waited for its batch; a data sink does not tell it. loss_scale,
 that of the step, and skipped, 1 where its gradients overflowed and the update was left out, are there while the loss
 scale is dynamic. A checkpoint is reported when its file is whole, which may be steps after the one it holds: training
-stood still for copy_s only, write_s ran beside it, and seconds is both. The phase "checkpoint" is the copy, and at the
-end the wait for the last file. Accuracies are shares in 0..1, of a class without pictures `null`; json and png say
-where the whole result lies, `null` where it could not be kept; sha256 is that of the checkpoint. Each rank writes its
-own file; every line is one write() with O_APPEND, so a reader sees whole lines only. Training never fails for the sake
-of progress: what cannot be written is lost.
+stood still for copy_s only, write_s ran beside it, and seconds is both; global_batch is what all ranks take in a step.
+The phase "checkpoint" is the copy, and at the end the wait for the last file. Accuracies are shares in 0..1, of a class
+without pictures `null`; json and png say where the whole result lies, `null` where it could not be kept; sha256 is that
+of the checkpoint. Each rank writes its own file; every line is one write() with O_APPEND, so a reader sees whole lines
+only. Training never fails for the sake of progress: what cannot be written is lost.
 """
 
 from __future__ import annotations

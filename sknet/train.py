@@ -329,6 +329,7 @@ class Training:
                 copy_s=saved.copy_s,
                 write_s=saved.write_s,
                 sha256=saved.sha256,
+                global_batch=self.course.global_batch,
             )
 
 

@@ -153,6 +153,16 @@ def test_a_run_shrinks_by_a_lost_host(far: Far) -> None:
     assert {rank["host"] for rank in far.cli.status("r")["ranks"]} == {"node1", "node2"}
 
 
+def test_a_run_shrinks_to_as_many_ranks_as_can_share_its_batch(far: Far) -> None:
+    """Two ranks would be left, and 9 pictures a step."""
+    restart = {"on_host_lost": "shrink", "host_lost_after_s": 1}
+    launch(far, restart=restart, hosts=3, STEPS="40", STEP_S="0.1", GLOBAL_BATCH="9")
+    wait_for(lambda: told_of_steps(far, 10))
+    far.bed.crash(far.bed.hosts[0])
+    far.cli("attach", "r", timeout=60)
+    assert [rank["host"] for rank in far.cli.status("r")["ranks"]] == ["node2"]
+
+
 def test_a_run_waits_for_a_host_that_crashed_until_it_is_back(far: Far) -> None:
     launch(far, restart={}, hosts=2, STEPS="60", STEP_S="0.1")
     wait_for(lambda: told_of_steps(far, 10))

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 
+GLOBAL_BATCH = int(os.environ.get("GLOBAL_BATCH", "0"))
 rank, attempt = int(os.environ["RANK"]), int(os.environ["ASCENDRUN_ATTEMPT"])
 work = os.environ["ASCENDRUN_WORK_FOLDER"]
 steps, step_s = int(os.environ.get("STEPS", "30")), float(os.environ.get("STEP_S", "0.05"))
@@ -29,7 +30,7 @@ def save(step: int) -> str:
         file.write(content)
     os.rename(path + ".part", path)
     sha256 = hashlib.sha256(content).hexdigest()
-    tell(kind="checkpoint", path=path, epoch=1, step=step, bytes=len(content), sha256=sha256)
+    tell(kind="checkpoint", path=path, epoch=1, step=step, bytes=len(content), sha256=sha256, global_batch=GLOBAL_BATCH)
     return path
 
 

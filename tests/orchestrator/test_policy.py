@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import SpecError
 from orchestrator.jobspec import CAUSES, JobSpec, RestartSpec
-from orchestrator.policy import Attempt, decide
+from orchestrator.policy import Attempt, decide, share_out
 from orchestrator.verdict import Cause
 
 
@@ -84,6 +84,22 @@ def test_a_run_leaves_the_host_of_an_ill_device_where_it_can_and_says_where_it_c
     )
     assert "on_host_lost is `wait`" in decide(RestartSpec(), ill).reason
     assert decide(RestartSpec(on_host_lost="replace"), [attempt()], dispensable=True).avoid is None
+
+
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 5000))
+def test_a_run_that_shrinks_keeps_the_most_ranks_that_share_its_batch(hosts: int, devices: int, batch: int) -> None:
+    kept = share_out(hosts, devices, batch)
+    assert kept[0] <= hosts and kept[1] <= devices
+    assert batch % (kept[0] * kept[1]) == 0
+    more = [h * d for h in range(1, hosts + 1) for d in range(1, devices + 1) if batch % (h * d) == 0]
+    assert kept[0] * kept[1] == max(more)
+
+
+def test_hosts_are_kept_rather_than_devices_and_all_where_the_batch_is_not_known() -> None:
+    assert share_out(3, 8, 1024) == (2, 8)
+    assert share_out(3, 8, 96) == (3, 8)
+    assert share_out(2, 6, 32) == (2, 4)
+    assert share_out(3, 8, None) == (3, 8)
 
 
 def test_causes_of_a_job_file_are_those_that_a_verdict_knows() -> None:
