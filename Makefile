@@ -15,7 +15,7 @@ help:
 	@echo "make demo   train, evaluate and collect SKNet50 on two CPU ranks (DATASET=DIR: on your own CIFAR-10)"
 	@echo "make test   all tests"
 	@echo "make lint   ruff and mypy"
-	@echo "make fuzz   throw a million damaged logs at the diagnosis (INPUTS=N: fewer)"
+	@echo "make fuzz   throw a million damaged texts at all that reads texts from outside (INPUTS=N: fewer)"
 	@echo "make bench  start-up and training beside msrun, torchrun, PyTorch and a shell loop (an hour)"
 	@echo "make chaos  25 faults put into runs of MindSpore, one after another, as root (half an hour)"
 	@echo "make testbed  HOSTS=4 hosts on this machine to play with, as root; make testbed-down BED=N takes them away"

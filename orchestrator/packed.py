@@ -144,7 +144,7 @@ def _of_zip(file: Any) -> "Iterator[Piece]":
                 if not entry.is_dir():
                     with cast(zipfile.ZipExtFile, archive.open(entry)) as member:
                         yield _member(entry.filename, entry.file_size, _within(member.read1, budget))
-    except (RuntimeError, struct.error, ValueError, OverflowError) as exc:  # of a damaged list
+    except (RuntimeError, struct.error, ValueError, OverflowError, LookupError) as exc:  # of a damaged list
         raise zipfile.BadZipFile(str(exc)) from exc
 
 

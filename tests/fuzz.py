@@ -1,4 +1,4 @@
-"""Throws damaged logs at the diagnosis: no exception, no endless search. `make fuzz` tries a million.
+"""Throws damaged logs at the diagnosis: no exception, no endless search. `make fuzz` tries a million inputs in all.
 
 Each input is a log of the fault library, the healthy logs or an example of a rule, cut, joined, repeated, bit-flipped
 or stuffed with what regular expressions and parsers dislike, and read in blocks of any size.
@@ -112,7 +112,10 @@ if __name__ == "__main__":
     parser.add_argument("--inputs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=int(time.time()))
     arguments = parser.parse_args()
-    from tests import probefuzz  # which needs what stands above
+    from tests import guided, probefuzz  # which need what stands above
 
-    failures = [search(arguments.inputs, arguments.seed, print) for search in (run, probefuzz.run)]
+    searches = [run, probefuzz.run, *([guided.run] if guided.HAS_ATHERIS else [])]
+    failures = [search(-(-arguments.inputs // len(searches)), arguments.seed, print) for search in searches]
+    if not guided.HAS_ATHERIS:
+        print("without Atheris, which is not installed, nothing was guided by coverage")
     sys.exit(1 if any(failures) else 0)
