@@ -121,6 +121,7 @@ _PING = re.compile(r"device\s+([0-9]{1,6})\s+PING\s+(\S+)")
 _PINGED = re.compile(r"([0-9]{1,9}) packets transmitted, ([0-9]{1,9}) received, ([0-9]{1,3}(?:\.[0-9]{1,9})?)% packet")
 _SETTING = re.compile(r"\s*([A-Za-z][A-Za-z0-9_]{0,40}?)_([0-9]{1,6})\s*=\s*(.*)")
 _STATISTIC = re.compile(r"\s*([a-z][a-z0-9_]{2,60})\s*:\s*([0-9]{1,18})\s*")
+_ROUTE = re.compile(r"\s*(?:default|0\.0\.0\.0)\s+([0-9.]{7,15})\s+0\.0\.0\.0\s+UG.*")  # of `-route -g`
 _ANSWER = re.compile(r"\s*([A-Za-z][^:=\[\]]{0,40}?)\s*:\s*(.*)")
 _REFUSALS = (
     "hccn_tool is busy",
@@ -189,7 +190,11 @@ class _Reader:
             self._asked, self._section = int(asked.group(1)), ""
             return
         if match := _OF_DEVICE.fullmatch(line):
-            self._link(int(match.group(1)), match.group(2))
+            device, rest = int(match.group(1)), match.group(2)
+            if not self._link(device, rest) and (counted := _STATISTIC.fullmatch(rest)):
+                self.of(device).setdefault("packet", {})[counted.group(1)] = int(counted.group(2))
+        elif match := _ROUTE.fullmatch(line):
+            self.of(None)["gateway"] = match.group(1)
         elif match := _TLS.search(line):
             self.of(int(match.group(1)))["tls"] = match.group(2) == "1"
         elif match := _PING.search(line):

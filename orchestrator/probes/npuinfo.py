@@ -71,7 +71,7 @@ class NpuInfo:
     @property
     def understood(self) -> bool:
         """Whether all of it was: no figure is missing for our sake."""
-        return (self.headed or self.problem is not None) and not self.unread
+        return (self.headed or bool(self.devices) or self.problem is not None) and not self.unread
 
 
 # What the tool says instead of a table -> what it means. Exit codes are the number after `ret is`, in one byte.
@@ -104,6 +104,10 @@ _COLUMNS = {
     "memory-usage(mb)": ("mem", "pair"),
     "hbm-usage(mb)": ("hbm", "pair"),
 }
+# What all drivers so far head their columns with, for rows copied without their heads: they must fit whole.
+_FIRST = [["npu", "name"], ["health"], ["power(w)", "temp(c)", "hugepages-usage(page)"]]
+_SECOND = [["chip", "phy-id"], ["bus-id"], ["aicore(%)", "memory-usage(mb)", "hbm-usage(mb)"]]
+_SECOND_WITHOUT_HBM = [*_SECOND[:2], _SECOND[2][:2]]
 _PROCESS_COLUMNS = {
     "process id": "pid",
     "process name": "name",
@@ -156,13 +160,14 @@ def parse_info(text: str) -> NpuInfo:
             process = _process(cells, table)
             processes += [process] if process else []
             unread += [] if process else [line]
-        elif table.first and table.second:
+        elif (table.first and table.second) or _row(_FIRST, cells) is not None or table.begun is not None:
             if table.begun is None:
-                row = _row(table.first, cells)
+                row = _row(table.first or _FIRST, cells)
                 table.begun = (line, row) if row is not None and row.get("npu") is not None else None
                 unread += [] if table.begun else [line]
             else:
-                row = _row(table.second, cells)
+                seconds = [table.second] if table.second else [_SECOND, _SECOND_WITHOUT_HBM]
+                row = next((found for heads in seconds if (found := _row(heads, cells)) is not None), None)
                 if row is None or row.get("chip") is None:
                     unread += [table.begun[0], line]
                 else:

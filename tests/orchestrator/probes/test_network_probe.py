@@ -84,3 +84,11 @@ def test_numa_nodes_are_read() -> None:
         0: "0-23",
         1: "24-47,9",
     }
+
+
+def test_counters_that_name_their_device_and_the_route_of_a_port_are_read() -> None:
+    text = "[devid 3] qp_alloc: 17\n[devid 3] aeqe: 0\n$ hccn_tool -i 3 -route -g\n"
+    text += "Destination Gateway Genmask Flags\ndefault 10.1.0.1 0.0.0.0 UG 0 0 0 eth3\n"
+    text += "10.1.0.0 * 255.255.0.0 U 0 0 0 eth3\n"
+    (port,) = parse_ports(text).ports
+    assert (port.device, port.gateway, port.statistics) == (3, "10.1.0.1", {"qp_alloc": 17, "aeqe": 0})

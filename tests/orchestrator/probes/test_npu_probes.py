@@ -68,6 +68,22 @@ def test_what_is_no_table_is_not_understood_and_kept(text: str) -> None:
     assert (told.understood, told.devices, told.raw) == (False, (), text)
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "hbm_mb"),
+    [
+        (ONE[0], ONE[1], 3402),
+        ("7 Ascend910 | OK | - 35 0 / 0", "1 15 | 0000:83:00.0 | 0 0 / 0 31877/ 65536", 31877),
+        ("3 310P3 | OK | NA 55 0 / 0", "1 9 | NA | 0 927 / 23054", None),
+    ],
+)
+def test_rows_that_somebody_copied_without_their_heads_are_read(first: str, second: str, hbm_mb: "int | None") -> None:
+    told = parse_info(f"| {first} |\n| {second} |\n+===+===+===+\n")
+    assert told.understood
+    assert [(one.health, one.hbm_used_mb) for one in told.devices] == [("OK", hbm_mb)]
+    half = parse_info(f"| {first} |\n| 0 | 1 | 2 |\n")
+    assert (half.understood, half.devices) == (False, ())
+
+
 def test_units_that_nobody_knows_are_no_figures() -> None:
     told = parse_info(table([ONE]).replace("HBM-Usage(MB)", "HBM-Usage(GB)"))
     assert told.devices[0].hbm_used_mb is None

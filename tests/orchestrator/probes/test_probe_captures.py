@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.probes import npuqueries
+from orchestrator.probes import npu, npuqueries, versions
 from orchestrator.probes.network import Port, parse_ports
 from orchestrator.probes.npuinfo import parse_info
 from tests.conftest import SHARED
@@ -126,8 +126,10 @@ TABLES = {
     "real_info_A3_x16_idle_24.1.rc3.7": (16, 0),
     "synthetic_info_910B3_x7_npu3_dropped_25.2.3": (7, 7),
     "synthetic_info_910B3_x8_blank_process_name_24.1.rc2": (8, 1),
+    "synthetic_info_910B3_x8_running_25.2.3": (8, 8),
     "synthetic_info_910B3_x8_running_26.0.rc1": (8, 8),
     "synthetic_info_910ProB_x8_npu5_alarm_24.1.0": (8, 7),
+    "synthetic_info_910ProB_x8_running_24.1.0": (8, 8),
     "synthetic_info_A3_x16_running_25.5.1": (16, 16),
 }
 
@@ -157,3 +159,72 @@ def test_every_answer_of_hccn_tool_is_understood(path: Path) -> None:
     told = parse_ports(path.read_text(encoding="utf-8"))
     assert told.understood == (path.stem != "real_ip_unset_stdout")
     assert all((port.problem is not None) == path.stem.endswith("stderr") for port in told.ports)
+
+
+def sample(folder: str, name: str) -> str:
+    return (SAMPLES / folder / name).read_text(encoding="utf-8")
+
+
+def test_answers_to_queries_give_the_figures_that_stand_in_them() -> None:
+    def text(name: str) -> str:
+        return sample("npu-smi", f"{name}.txt")
+
+    (alarm,) = npuqueries.parse_health(text("synthetic_health_chip_alarm"))
+    assert (alarm.status, alarm.error_codes) == ("Alarm", ("A4025021", "8C03A000", "8C084E00"))
+    dies = npuqueries.parse_health(text("synthetic_health_card_multi_die"))
+    assert [(one.npu, one.chip, one.status) for one in dies] == [(3, 0, "OK"), (3, 1, "Warning")]
+    assert [one.status for one in npuqueries.parse_health(text("real_health_chip_ok"))] == ["OK"]
+    (ecc,) = npuqueries.parse_ecc(text("synthetic_ecc_910B"))
+    assert (ecc.npu, ecc.chip, ecc.hbm_double, ecc.hbm_single_total, ecc.hbm_double_isolated_pages) == (0, 0, 0, 3, 1)
+    assert npuqueries.parse_ecc(text("synthetic_ecc_910A"))[0].npu == 0
+    chip, mcu = npuqueries.parse_sensors(text("real_common_910B"))[:2]
+    assert (chip.npu, chip.chip, chip.temp_c, chip.power_w, chip.hbm_pct) == (1, 0, 46, 93.4, 5)
+    assert mcu.chip is None
+    (memory,) = npuqueries.parse_sensors(text("synthetic_memory_910B"))
+    assert (memory.npu, memory.hbm_capacity_mb, memory.hbm_temp_c) == (1, 65536, 46)
+    for name in ("real_usages_910A", "synthetic_usages_910B"):
+        assert npuqueries.parse_sensors(text(name))[0].aicore_pct is not None
+    for name in ("real_board_910A", "real_board_chip_910A"):
+        assert npuqueries.parse_records(text(name))[0].values
+    assert npu.parse_spod(text("synthetic_spod_info_A3")) is not None
+    for name, count in (("real_topo_910B_x8", 8), ("real_topo_A3_2dies_container", 2)):
+        topology = npuqueries.parse_topology(text(name))
+        assert len(topology.devices) == count
+        assert len(topology.links) == count * count
+    for name, count in (("real_m_910A_x8", 8), ("synthetic_m_910A_x8_with_mcu", 8), ("synthetic_m_A3_x16", 16)):
+        mapped = [one for one in npuqueries.parse_mapping(text(name)) if one.logic_id is not None]
+        assert len(mapped) == count
+
+
+# A sample of hccn_tool's answers -> what of a port it must give.
+ANSWERS: "dict[str, dict[str, Any]]" = {
+    "link_up": {"link": "UP"},
+    "link_down": {"link": "DOWN"},
+    "net_health_success": {"net_health": "Success"},
+    "net_health_init": {"net_health": "Init"},
+    "real_net_health_socket_failed": {"net_health": "Socket failed"},
+    "tls_new": {"tls": False},
+    "tls_old": {"tls": False},
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_answers_of_hccn_tool_give_the_figures_that_stand_in_them(name: str) -> None:
+    port = parse_ports(sample("hccn", f"{name}.txt")).ports[0]
+    assert {key: getattr(port, key) for key in ANSWERS[name]} == ANSWERS[name]
+
+
+def test_samples_of_optics_pings_and_host_files_give_what_stands_in_them() -> None:
+    (lost,) = parse_ports(sample("hccn", "optical_rx_los_excerpt.txt")).ports
+    assert lost.optical is not None and any("rx los flag" in fault for fault in lost.optical.faults())
+    (good,) = parse_ports(sample("hccn", "optical_ok_excerpt.txt")).ports
+    assert good.optical is not None and good.optical.faults() == []
+    losses = [
+        parse_ports(sample("hccn", name)).ports[0].pings[0].loss_pct for name in ("ping_ok.txt", "ping_timeout.txt")
+    ]
+    assert losses[0] == 0 and losses[1] == 100
+    assert len(parse_ports(sample("host", "hccn.conf_x8")).addresses()) == 8
+    assert parse_ports(sample("host", "hccn.conf_ipv6")).addresses()
+    for name in ("driver_version.info", "firmware_version.info", "ascend_toolkit_install.info"):
+        assert any("ersion" in key for key in versions.parse_settings(sample("host", name)))
+    assert len(versions.parse_numa(sample("host", "lscpu_numa_kunpeng920_192c.txt"))) >= 4
