@@ -72,6 +72,11 @@ def load_rules() -> Rules:
     return Rules.parse(file.read_text(encoding="utf-8"), file.name, ours=True)
 
 
+@functools.cache
+def _scanner() -> Scanner:
+    return Scanner(load_rules())
+
+
 def explain_paths(paths: "Sequence[str]") -> Report:
     """Explain by all logs that *paths*, files and folders, hold.
 
@@ -118,8 +123,7 @@ def _endings(state: RunState) -> Endings:
 
 
 def _report(files: "Sequence[_File]", endings: Endings, notes: "list[str]") -> Report:
-    rules = load_rules()
-    scanner = Scanner(rules)
+    rules, scanner = load_rules(), _scanner()
     total = sum(file.size_bytes for file in files)
     end_bytes = min(_MOST_END, max(_LEAST_END, _ENDS_BYTES // (2 * max(1, len(files)))))
     logs = []

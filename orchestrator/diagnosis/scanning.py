@@ -20,6 +20,7 @@ from orchestrator.diagnosis.tracebacks import Traceback
 _ALARMS = (b"rror", b"ERR", b"xception", b"ailed", b"illed", tracebacks.HEAD.encode())
 _CODE = re.compile(rb"E[A-Z1-9]\d{4}")  # of CANN's error codes
 _OF_FAMILY = re.compile(rb"(?<![0-9A-Za-z_.])(?:E[A-Z1-9]|[1-5]\d)\d{4}(?![0-9A-Za-z_]|\.\d)")
+_RAISED = b"Error: "  # in a line that may tell of an exception without its traceback
 _PREFIX = 5  # bytes: no text of a rule is shorter
 _SHAPE_LOOKS = 6  # lines of one shape are looked at so often before it counts as known to say nothing
 _MOST_SHAPES = 20_000
@@ -116,7 +117,7 @@ class Scanner:
         for match in _OF_FAMILY.finditer(line):
             for family in (match.group()[:2], match.group()[:3]):
                 found.update((rule.code, rule) for rule in self._by_family.get(family, ()))
-        if not found and tracebacks.HEAD.encode() not in line:
+        if not found and tracebacks.HEAD.encode() not in line and _RAISED not in line:
             self._remember(shape_of(line))
         return sorted(found.values(), key=lambda rule: self._place[rule.code])
 
@@ -244,7 +245,7 @@ class _Reading:
             return
         rules = self._scanner.rules_in(line)
         is_traceback = tracebacks.HEAD.encode() in line
-        is_exception = not rules and b"Error: " in line and self._base + first > self._told_until
+        is_exception = not rules and _RAISED in line and self._base + first > self._told_until
         if not (rules or is_traceback or is_exception):
             return
         shape = shape_of(line)

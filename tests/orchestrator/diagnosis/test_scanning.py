@@ -124,3 +124,7 @@ def test_an_exception_is_known_where_its_traceback_was_cut_off_and_not_told_twic
     (alone,) = scan("  return f(x)\n[rank1]: KeyError: 'labels'\n").sightings
     assert alone.details == {"exception": "KeyError: 'labels'"}
     assert len(scan(TRACEBACK).sightings) == 1
+
+
+def test_the_same_exception_of_many_ranks_is_seen_in_each(scan: Scans) -> None:
+    assert all(scan(f"[rank{rank}]: KeyError: 'labels'\n").sightings for rank in range(20))
