@@ -121,8 +121,8 @@ def _measure(now: "Sequence[_Pair]", backend: str, number: int, fleet: Fleet) ->
     """Run all pairs of a round at the same time, each step of it together: those that start disturb who measures."""
     sides = [(pair, member) for pair in now for member in pair.members]
 
-    def together(do: "Callable[[_Pair, _Member], Any]") -> "dict[tuple[str, str], Any]":
-        """Return what *do* gives for each side of each pair that has not failed, by its host's name."""
+    def together(do: "Callable[[_Pair, _Member], Any]") -> "dict[str, Any]":
+        """Return what *do* gives for each host whose pair has not failed, by its name."""
 
         def one(side: "tuple[_Pair, _Member]") -> Any:
             pair, member = side
@@ -136,23 +136,23 @@ def _measure(now: "Sequence[_Pair]", backend: str, number: int, fleet: Fleet) ->
 
         # all at once: a rank waits for its peer
         told = in_parallel(sides, one, at_once=len(sides), interrupt=fleet.close)
-        return {(pair.names[0], member.far.name): said for (pair, member), said in zip(sides, told)}
+        return {member.far.name: said for (_, member), said in zip(sides, told)}
 
     try:
-        lines = together(lambda pair, member: _look(pair, member))
+        lines = together(_look)
         for pair in now:
             if pair.problem is None:
                 try:
-                    _tell_plans(pair, backend, {name: lines[pair.names[0], name] for name in pair.names})
+                    _tell_plans(pair, backend, lines)
                 except AscendrunError as exc:
                     pair.fail(str(exc))
         patience = _Patience(now)
-        together(lambda pair, member: _hear_ready(pair, lines[pair.names[0], member.far.name], patience))
+        together(lambda pair, member: _hear_ready(pair, lines[member.far.name], patience))
         patience.end()
-        figures = together(lambda pair, member: _hear_figures(lines[pair.names[0], member.far.name]))
+        figures = together(lambda _, member: _hear_figures(lines[member.far.name]))
     finally:
         in_parallel(now, lambda pair: pair.close())
-    return [_measured(pair, number, [figures[pair.names[0], name] for name in pair.names]) for pair in now]
+    return [_measured(pair, number, [figures[name] for name in pair.names]) for pair in now]
 
 
 def _look(pair: _Pair, member: _Member) -> Line:
