@@ -199,6 +199,12 @@ def test_a_zip_without_its_end_is_told(tmp_path: Path) -> None:
         explain.explain_paths([str(tmp_path / "logs.zip")])
 
 
+def test_a_member_without_a_name_is_told(tmp_path: Path) -> None:
+    (tmp_path / "logs.zip").write_bytes(zipped({"QQ": DISK.encode()}).replace(b"QQ", b"\0Q"))
+    with pytest.raises(RunNotFoundError, match=r"logs\.zip: not read to its end"):
+        explain.explain_paths([str(tmp_path / "logs.zip")])
+
+
 def test_a_bomb_is_left_where_no_log_is_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packed, "MOST_BYTES", 2 << 20)
     text = DISK.encode() + b"step\n" * (1 << 20)
