@@ -12,6 +12,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 
 _COUNT = re.compile(rb"^oom_kill (\d+)$", re.M)
 _MACHINE = "/proc/vmstat"
+_OF_CGROUP = "Memory cgroup"  # how a kill for the limit of one begins
 _KILLED = re.compile(r"[Oo]ut of memory: Killed process (\d+)")
 _RECORD = 8192  # bytes that one record of the kernel's log has at most
 
@@ -44,7 +45,8 @@ class Memory:
             return None  # the second is how a shell passes on that its child was killed
         self._read_log()
         if pid in self._killed:
-            return {"by": "kernel", "evidence": self._killed[pid]}
+            line = self._killed[pid]
+            return {"by": "cgroup" if line.startswith(_OF_CGROUP) else "kernel", "evidence": line}
         for name in self._files.get(rank, ()):
             count = _count(name)
             if name in self._before and count is not None and count > self._before[name]:
