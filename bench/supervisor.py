@@ -1,6 +1,7 @@
 """What the supervisor costs: CPU and memory, beside 8 ranks that make steps, and beside 8 that log 20,000 lines/s.
 
 Each rank tells one loss that is no number, in the midst of all others, and a last step: both must have been read.
+Then what it costs to look at eight devices as often as it does by default, by the stand-ins of their tools.
 Exits with 1 where a bound is broken.
 """
 
@@ -9,13 +10,20 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from orchestrator.supervisor import vitals
+from orchestrator.supervisor.hostplan import HostPlan, ProcessPlan
+from orchestrator.supervisor.journal import Journal
+from orchestrator.supervisor.rundir import RunDir
+
 RANKS = 8
+TOOLS = Path(__file__).resolve().parents[1] / "tests" / "testbed" / "tools"
 TELLING = """
 import json, os, time
 end, step = time.monotonic() + {seconds}, 0
@@ -85,6 +93,27 @@ def measure(source: str, bad: int, seconds: float, folder: Path) -> "tuple[float
     return share, memory, missing, RANKS - len(found)
 
 
+def cpu_of_a_look(folder: Path, looks: int = 20) -> float:
+    """Return the CPU seconds of a look at eight devices, one of them closely; the stand-ins of the tools included."""
+    os.environ["PATH"] = f"{TOOLS}:{os.environ['PATH']}"
+    ranks = tuple(ProcessPlan(rank, ("true",), {}, "train", "train.log", device_id=rank) for rank in range(RANKS))
+    run_dir = RunDir(folder)
+    plan = HostPlan("r", "here", ranks, 1.0, health_every_s=0.01)
+    watching = vitals.Vitals(run_dir, plan, Journal(run_dir.journal, "here"))
+
+    def look(times: int) -> float:
+        for _ in range(times):
+            watching.tick()
+            os.waitpid(-1, 0)
+            watching.tick()
+            time.sleep(0.02)
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = look(1)  # the first look is a close one at all
+    return (look(looks) - before) / looks
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=30.0, help="how long the ranks of each part run")
@@ -103,6 +132,14 @@ def main() -> int:
             f"{name}: {share:.2%} of a core (bound {bound:.0%}), {memory / 1e6:.0f} MB (bound 60 MB), "
             f"{steps} steps and {losses} bad losses not read{'' if fine else '  BROKEN'}"
         )
+    with tempfile.TemporaryDirectory() as folder:
+        look_s = cpu_of_a_look(Path(folder))
+    share = look_s / vitals.EVERY_S
+    broken = broken or share >= 0.01
+    print(
+        f"a look at {RANKS} devices each {vitals.EVERY_S:.0f} s: {look_s:.3f} s of CPU, the stand-ins of the tools "
+        f"included: {share:.2%} of a core (bound 1%){'' if share < 0.01 else '  BROKEN'}"
+    )
     return 1 if broken else 0
 
 

@@ -79,16 +79,15 @@ def _sum(counts: Sequence[Optional[int]]) -> Optional[int]:
 
 
 def _link(device_id: int) -> Dict[str, Any]:
-    record = []
+    found: Dict[str, Any] = {}
     for query in ("-link_stat", "-link", "-net_health"):
-        words = ["-i", str(device_id), query, "-g"]
-        answer = run_tool("hccn_tool", words, _ANSWER_S)
+        if query == "-link" and "link" in found:
+            continue
+        answer = run_tool("hccn_tool", ["-i", str(device_id), query, "-g"], _ANSWER_S)
         if answer["code"] is None:
             break  # not there, or stuck: so would the next be
-        record.append(f"hccn_tool {' '.join(words)}\n{answer['text']}")
-    found: Dict[str, Any] = {}
-    for port in parse_ports("\n".join(record)).ports:  # all of this device, whatever number some answers give it
-        flaps = port.link_down_count if port.link_down_count is not None else port.link_up_count
-        told = {"link": port.link, "link_flaps": flaps, "net_health": port.net_health}
-        found.update({name: value for name, value in told.items() if value is not None})
+        for port in parse_ports(answer["text"]).ports:  # it is of this device, whatever number it says
+            flaps = port.link_down_count if port.link_down_count is not None else port.link_up_count
+            told = {"link": port.link, "link_flaps": flaps, "net_health": port.net_health}
+            found.update({name: value for name, value in told.items() if value is not None})
     return found

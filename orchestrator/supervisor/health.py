@@ -54,7 +54,8 @@ class _Device:
     window: List[float] = field(default_factory=list)  # memory in use
     least: Optional[float] = None  # of the window before
     floor: float = 0.0  # where the steady growth began
-    rises: int = -1  # windows in a row; -1: the first one, in which memory is taken, does not count
+    rises: int = 0  # windows in a row
+    is_warm: bool = False  # the first window, in which memory is taken, is over
 
 
 class Health:
@@ -195,11 +196,11 @@ class Health:
         known.window.append(used)
         if len(known.window) >= _WINDOW:
             least, known.window = min(known.window), []
-            if known.rises < 0 or known.least is None or least <= known.least:
-                known.floor, known.rises = least, 0
-            else:
+            if known.least is not None and least > known.least:
                 known.rises += 1
-            known.least = least
+            else:
+                known.floor, known.rises = least, 0
+            known.least, known.is_warm = (least if known.is_warm else None), True
         grown = (known.least or 0.0) - known.floor if known.rises >= _WINDOWS else 0.0
         level = _doublings(grown, _LEAK_SHARE * total)
         yield from self._tell("hbm_growth", device, level, WARNING, used, known.floor)

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from typing import Any, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, NoReturn, Optional, Set
 
 from orchestrator.supervisor import events
 from orchestrator.supervisor.health import Health
@@ -108,13 +108,17 @@ class Vitals:
         return devices
 
     def _begin(self, closely: List[int]) -> None:
+        from orchestrator.supervisor.asking import (
+            look,
+        )  # 40 ms that only hosts with devices spend, and each child would
+
         try:
             read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             pid = os.fork()
         except OSError:
             return  # no process left for this user: later there may be
         if pid == 0:
-            _ask(sorted(self._ranks), closely, write, self._run_id)
+            _ask(lambda: look(self._ranks, closely), write, self._run_id)
         os.close(write)
         with suppress(OSError):
             os.setpgid(pid, pid)  # whoever of the two is first
@@ -188,8 +192,8 @@ def _memory() -> Optional[Dict[str, int]]:
         return None
 
 
-def _ask(devices: List[int], closely: List[int], pipe: int, run_id: str) -> NoReturn:
-    """Be the child: say a sample into *pipe*."""
+def _ask(look: Callable[[], Mapping[str, Any]], pipe: int, run_id: str) -> NoReturn:
+    """Be the child: say into *pipe* what *look* gives."""
     try:
         os.setpgid(0, 0)
         die_with_parent()
@@ -199,10 +203,8 @@ def _ask(devices: List[int], closely: List[int], pipe: int, run_id: str) -> NoRe
         close_from(3, keep=(pipe,))
         os.nice(5)
         set_title(f"ascendrun: health of {run_id}")
-        from orchestrator.supervisor.asking import look  # 20 ms that the supervisor of a host without devices need not
-
         os.set_blocking(pipe, True)
-        os.write(pipe, json.dumps(look(devices, closely)).encode())
+        os.write(pipe, json.dumps(look()).encode())
         os._exit(0)
     except BaseException as exc:  # nothing may escape into the supervisor's code in this fork
         os.write(2, f"health: {exc!r}\n".encode())
