@@ -32,13 +32,13 @@ def test_damaged_answers_raise_nothing(seed: int) -> None:
     "unit", ["| 0 / 0 |", "0 ", "9", " : ", "[devid 0]", "a_0=", "| ", "tls switch[", "\t:\n", "1 /"]
 )
 def test_an_endless_answer_is_read_to_its_end(unit: str) -> None:
-    signal.signal(signal.SIGALRM, probefuzz.too_long)
-    signal.alarm(probefuzz.LONGEST_S)  # which only time that grows with the square of the length would take
+    signal.signal(signal.SIGVTALRM, probefuzz.too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, probefuzz.LONGEST_S)  # which only time that grows with the square of the length would take
     try:
         probefuzz.read_all(unit * 60_000)
         probefuzz.read_all((unit * 100 + "\n") * 300)
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def test_what_was_read_of_a_damaged_table_stood_in_it() -> None:
