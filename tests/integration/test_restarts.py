@@ -144,19 +144,10 @@ def test_a_spare_takes_the_place_of_a_lost_host_with_the_checkpoint_of_its_rank(
     assert int(Path(path).stem.rpartition("_")[2]) >= 15
 
 
-def test_a_run_shrinks_by_a_lost_host(far: Far) -> None:
-    restart = {"on_host_lost": "shrink", "host_lost_after_s": 2}
-    launch(far, restart=restart, hosts=3, STEPS="100", STEP_S="0.1")
-    wait_for(lambda: told_of_steps(far, 10))
-    far.bed.crash(far.bed.hosts[2])
-    far.cli("attach", "r", timeout=60)
-    assert {rank["host"] for rank in far.cli.status("r")["ranks"]} == {"node1", "node2"}
-
-
-def test_a_run_shrinks_to_as_many_ranks_as_can_share_its_batch(far: Far) -> None:
+def test_a_run_shrinks_by_a_lost_host_and_by_those_that_cannot_share_its_batch(far: Far) -> None:
     """Two ranks would be left, and 9 pictures a step."""
-    restart = {"on_host_lost": "shrink", "host_lost_after_s": 1}
-    launch(far, restart=restart, hosts=3, STEPS="40", STEP_S="0.1", GLOBAL_BATCH="9")
+    restart = {"on_host_lost": "shrink", "host_lost_after_s": 2}
+    launch(far, restart=restart, hosts=3, STEPS="100", STEP_S="0.1", GLOBAL_BATCH="9")
     wait_for(lambda: told_of_steps(far, 10))
     far.bed.crash(far.bed.hosts[0])
     far.cli("attach", "r", timeout=60)
