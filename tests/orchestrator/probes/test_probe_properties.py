@@ -33,7 +33,8 @@ def test_damaged_answers_raise_nothing(seed: int) -> None:
 )
 def test_an_endless_answer_is_read_to_its_end(unit: str) -> None:
     signal.signal(signal.SIGVTALRM, probefuzz.too_long)
-    signal.setitimer(signal.ITIMER_VIRTUAL, probefuzz.LONGEST_S)  # which only time that grows with the square of the length would take
+    # Which only time that grows with the square of the length would take.
+    signal.setitimer(signal.ITIMER_VIRTUAL, probefuzz.LONGEST_S)
     try:
         probefuzz.read_all(unit * 60_000)
         probefuzz.read_all((unit * 100 + "\n") * 300)
