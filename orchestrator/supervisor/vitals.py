@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import time
 from contextlib import suppress
@@ -21,6 +22,7 @@ from orchestrator.supervisor.process import Identity, send_signal
 from orchestrator.supervisor.rundir import RunDir
 
 EVERY_S = 30.0
+_MOST_CPU = 0.01  # of a core: where the tools take more, and nobody said how often, it is looked less often
 _LOOK_S = 30.0  # a child that takes longer is ended
 _LAST_LOOK_S = 5.0  # what a run that is over waits for, to know what its failed rank's device is like
 _AGE_PER_LINE = 1000  # the series of a month is a few thousand lines
@@ -31,7 +33,8 @@ class _Look(NamedTuple):
 
     child: Optional[Identity]
     pipe: int
-    deadline: float  # monotonic
+    begun: float  # monotonic
+    closely: int  # how many devices it looks at so
 
 
 class Vitals:
@@ -40,6 +43,7 @@ class Vitals:
     def __init__(self, run_dir: RunDir, plan: HostPlan, journal: Journal) -> None:
         self._ranks = {one.device_id: one.rank for one in plan.ranks if one.device_id is not None}
         self._every_s = EVERY_S if plan.health_every_s is None else plan.health_every_s
+        self._is_sparing = plan.health_every_s is None
         self._run_dir = run_dir
         self._journal = journal
         self._run_id = plan.run_id
@@ -108,31 +112,33 @@ class Vitals:
         return devices
 
     def _begin(self, closely: List[int]) -> None:
-        from orchestrator.supervisor.asking import (
-            look,
-        )  # 40 ms that only hosts with devices spend, and each child would
+        # 40 ms that hosts without devices need not spend, and that each child would.
+        from orchestrator.supervisor.asking import look
 
+        read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             pid = os.fork()
-        except OSError:
-            return  # no process left for this user: later there may be
+        except OSError:  # no process is left for this user: later there may be
+            os.close(read)
+            os.close(write)
+            return
         if pid == 0:
             _ask(lambda: look(self._ranks, closely), write, self._run_id)
         os.close(write)
         with suppress(OSError):
             os.setpgid(pid, pid)  # whoever of the two is first
-        self._look, self._said = _Look(Identity.of(pid), read, time.monotonic() + _LOOK_S), b""
+        self._look, self._said = _Look(Identity.of(pid), read, time.monotonic(), len(closely)), b""
 
     def _collect(self) -> None:
         """Take in what a child has said, once it is through or out of time."""
-        if self._look is None:
+        look = self._look
+        if look is None:
             return
         try:
-            while block := os.read(self._look.pipe, 65536):
+            while block := os.read(look.pipe, 65536):
                 self._said += block
         except BlockingIOError:
-            if time.monotonic() < self._look.deadline:
+            if time.monotonic() < look.begun + _LOOK_S:
                 return
             self._said = json.dumps({"problem": f"npu-smi gives no answer in {_LOOK_S:.0f} s"}).encode()
         said = self._said
@@ -141,6 +147,9 @@ class Vitals:
             sample = json.loads(said)
         except ValueError:
             return  # it was killed
+        if self._is_sparing and self._last_look_until is None:
+            cpu_s = sample.get("cpu_s", 0.0) / look.closely  # the first one looks closely at all, once
+            self._next_look = max(self._next_look, look.begun + cpu_s / _MOST_CPU)
         self._take(sample)
 
     def _end_child(self) -> None:
@@ -204,7 +213,9 @@ def _ask(look: Callable[[], Mapping[str, Any]], pipe: int, run_id: str) -> NoRet
         os.nice(5)
         set_title(f"ascendrun: health of {run_id}")
         os.set_blocking(pipe, True)
-        os.write(pipe, json.dumps(look()).encode())
+        said = look()
+        cpu_s = sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        os.write(pipe, json.dumps({**said, "cpu_s": round(cpu_s, 3)}).encode())
         os._exit(0)
     except BaseException as exc:  # nothing may escape into the supervisor's code in this fork
         os.write(2, f"health: {exc!r}\n".encode())

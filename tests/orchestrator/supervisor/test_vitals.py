@@ -47,7 +47,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Path]":
     tool(folder, "hccn_tool", "echo hccn_tool is busy, please try again.; exit 1")
     says(folder, "OK")
     yield folder
-    assert not any(str(folder) in command for command in commands())
+    wait_for(lambda: not any(str(folder) in command for command in commands()), timeout_s=10)
 
 
 def commands() -> "Iterator[str]":
