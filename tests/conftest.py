@@ -32,6 +32,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.longrepr = f"{REQUIRE_ALL} is set, and this test would be skipped: {report.longrepr}"
 
 
+def pytest_collection_modifyitems(items: "list[pytest.Item]") -> None:
+    """Begin with the longest test: beside it the others are done, and nobody waits for it at the end."""
+    items.sort(key=lambda item: "test_python39" not in item.nodeid)
+
+
 def processes_below(folder: Path) -> "dict[int, str]":
     """Return the live processes, by pid, that belong to a run in *folder*: by environment or command line."""
     found = {}
