@@ -47,7 +47,7 @@ def processes_below(folder: Path) -> "dict[int, str]":
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes()
             command = Path(f"/proc/{name}/cmdline").read_bytes()
-            state = Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[0]
+            state = Path(f"/proc/{name}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except OSError:
             continue
         ours = needle in environment and (b"ASCENDRUN_RUN_ID=" in environment or needle in command)

@@ -97,7 +97,7 @@ def test_a_stop_between_two_attempts_ends_the_run(cli: Cli) -> None:
 
 
 def test_a_restart_by_hand_goes_on_from_the_newest_checkpoint(cli: Cli) -> None:
-    name = job(cli.folder, restart={"max_restarts": 1}, STEPS="60")
+    name = job(cli.folder, restart={"max_restarts": 1}, STEPS="150")
     cli("launch", name, "--devices", "2", "--name", "r", "--detach")
     wait_for(lambda: any(event["kind"] == "checkpoint" for event in cli.events("r")))
     cli("restart", "r")

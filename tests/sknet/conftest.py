@@ -51,7 +51,7 @@ def run_module(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
         return subprocess.run(
             [sys.executable, "-m", module, *arguments],
             cwd=tmp_path,
-            timeout=120,
+            timeout=300,
             text=True,
             capture_output=True,
             env={**plain_environment(), **variables},
@@ -96,7 +96,7 @@ def run_ranks(tmp_path: Path) -> Callable[..., list[Ended]]:
 
     def run(
         *command: str,
-        seconds: float = 150.0,
+        seconds: float = 400.0,
         meanwhile: Callable[[list[subprocess.Popen[str]]], None] = lambda processes: None,
         **variables: str,
     ) -> list[Ended]:

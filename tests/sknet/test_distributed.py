@@ -89,7 +89,7 @@ def test_two_ranks_do_what_one_rank_with_twice_the_batch_does(run_ranks, small_d
         env=plain_environment(),
         text=True,
         capture_output=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     assert len(losses(alone.stdout)) == 8

@@ -123,7 +123,7 @@ def test_onnx_is_predicted_without_mindspore(models: Path, folder_of_pictures: P
         f"sys.exit(predict.main(['--model={models}/model.onnx', {str(folder_of_pictures)!r}], {{}}))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=plain_environment(), timeout=60
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, env=plain_environment(), timeout=300
     )
     assert done.returncode == 0 and len(done.stdout.splitlines()) == 5, done.stderr
 
@@ -232,7 +232,7 @@ def test_a_picture_may_have_a_name_that_is_not_utf_8(models: Path, folder_of_pic
     with open(name, "wb") as file:
         file.write((folder_of_pictures / "0.png").read_bytes())
     command = [sys.executable, "-m", "sknet.predict", f"--model={models}/model.onnx", name]
-    done = subprocess.run(command, capture_output=True, text=True, env=plain_environment(), timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, env=plain_environment(), timeout=300)
     assert done.returncode == 0, done.stderr
     assert r"caf\udce9.png: " in done.stdout
 

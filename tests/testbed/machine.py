@@ -64,7 +64,7 @@ def inode(path: str) -> "tuple[int, int]":
 def pids_of(pid: int) -> "list[int]":
     """Return the pids that a process has, from our pid namespace inwards."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return []
     return [int(word) for line in lines if line.startswith("NSpid:") for word in line.split()[1:]]
@@ -73,7 +73,7 @@ def pids_of(pid: int) -> "list[int]":
 def stat_of(pid: int) -> "list[str]":
     """Return the fields of /proc/PID/stat that follow the name: state, parent, ...; [] when it is gone."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return []
 
