@@ -82,7 +82,7 @@ class WithProgram(click.Command):
     "--health-every",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
-    help="Look at the devices in use so often; 0: never. 30 if left away.",
+    help="Look at the devices in use so often; 0: never. 30 if left away, or more where their tools take much.",
 )
 @click.option(
     "--max-restarts",

@@ -71,7 +71,7 @@ fields = [
     "pid", "code", "signal", "error", "tail", "errors", "cpu_s", "at", "mono", "peak_rss_bytes", "grace_s",
     "pids", "ranks", "phase", "path", "checkpoint", "by", "cause", "epoch", "step", "loss", "reason",
     "top_1_accuracy", "quiet_s", "limit_s", "factor", "step_s", "median_s", "free_bytes", "total_bytes",
-    "frames", "file", "evidence",
+    "frames", "file", "evidence", "what", "device", "severity", "level", "before", "now", "codes",
 ]  # fmt: skip
 told = st.builds(
     event_of,
