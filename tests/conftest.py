@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.testbed.fixture import _healed, new_testbed, testbed  # noqa: F401
 
 # A shell starts its background jobs deaf to Ctrl-C, and so would be every `ascendrun` that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# The same examples on every machine and in every run; nobody's clock decides over a test.
+settings.register_profile(
+    "ascendrun", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("ascendrun")
 
 ASCENDRUN = str(Path(sys.executable).with_name("ascendrun"))
 SHARED = Path(__file__).resolve().parents[2] / "shared"

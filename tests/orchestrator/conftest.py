@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 
 from orchestrator.inventory import Device, Host
@@ -16,10 +15,6 @@ from orchestrator.store import Run
 from orchestrator.supervisor import events
 from orchestrator.supervisor.journal import Journal
 from orchestrator.supervisor.rundir import RunDir
-
-# The same examples on every machine and in every run; nobody's clock decides over a test.
-hypothesis.settings.register_profile("ascendrun", deadline=None, derandomize=True, database=None)
-hypothesis.settings.load_profile("ascendrun")
 
 
 @pytest.fixture(scope="session")
