@@ -149,11 +149,12 @@ def test_a_run_of_somebody_else_that_took_the_folder_meanwhile_is_left_alone(far
 
 
 def test_a_host_that_is_lost_while_the_launch_is_undone_is_named_and_the_run_can_be_stopped(far: Far) -> None:
-    # node2 fails a while after node1 has begun and its connection has broken.
-    python = far.python_in_which(BEGINS.format(does="(os.system('sleep 2'), sys.exit('out of memory'))"))
+    # node2 fails a while after node1 has begun, has said so, and its connection has broken.
+    python = far.python_in_which(BEGINS.format(does="(os.system('sleep 5'), sys.exit('out of memory'))"))
     words = ["--hosts", far.hosts(2, node2={"python": python}), "--name", "r", "--devices", "1", "--", *far.program()]
     launch = far.cli.start("launch", *words, "1000")
-    wait_for(lambda: far.bed.exec(far.bed.hosts[0], ["pgrep", "-f", "train.py"], check=False).stdout)
+    steps = ["grep", "-rs", "step: 8,", "/srv/work/r"]
+    wait_for(lambda: far.bed.exec(far.bed.hosts[0], steps, check=False).stdout)
     far.bed.exec(far.bed.hosts[0], ["pkill", "-f", "^sshd: root"])
     _, said = launch.communicate(timeout=120)
     assert launch.returncode == 3
