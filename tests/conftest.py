@@ -40,8 +40,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(items: "list[pytest.Item]") -> None:
-    """Begin with the longest test: beside it the others are done, and nobody waits for it at the end."""
-    items.sort(key=lambda item: "test_python39" not in item.nodeid)
+    """Begin with the longest tests: beside them the others are done, and nobody waits for them at the end."""
+    items.sort(key=lambda item: not item.get_closest_marker("long"))
 
 
 def processes_below(folder: Path) -> "dict[int, str]":

@@ -74,6 +74,7 @@ def losses(log: Path) -> "list[tuple[str, str, float]]":
     return [(epoch, step, float(loss)) for epoch, step, loss in found]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the real pictures in ../shared are not there")
 def test_sknet50_learns_from_real_pictures_on_two_ranks_with_equal_losses(cli):

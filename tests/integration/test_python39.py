@@ -28,7 +28,8 @@ def find_python39() -> Optional[str]:
     return None
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.skipif(sys.version_info[:2] == (3, 9), reason="this is the run on Python 3.9")
 def test_the_orchestrator_passes_its_tests_on_python_39(tmp_path):
     python = find_python39()
