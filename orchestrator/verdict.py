@@ -237,7 +237,7 @@ def _of_hang(state: RunState) -> Optional[Verdict]:
         return None
     quiet = max(hanging, key=lambda rank: _number(rank.hang, "quiet_s"))
     assert quiet.hang is not None, "it was chosen by it"
-    limit_s = quiet.hang.get("limit_s")
+    limit_s = _number(quiet.hang, "limit_s")
     silence = f"rank {_numbers(hanging)} quiet for {_number(quiet.hang, 'quiet_s'):.0f} s"
     evidence = [silence + (f" in the phase {quiet.hang.get('phase')}, limit {limit_s:.0f} s" if limit_s else "")]
     early = _ended_early(state, quiet, _number(quiet.hang, "since_mono") - _LAST_STEP_S)

@@ -6,7 +6,7 @@ import random
 from typing import Any, Optional
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.runstate import Outcome, RankState, RunState, fold
@@ -381,6 +381,7 @@ kinds = ["process_started", "process_exited", "process_lost", "hang", "stacks", 
          "health", "health_over"]  # fmt: skip
 
 
+@example([("hang", 0, {"limit_s": "0"})])
 @given(st.lists(st.tuples(st.sampled_from(kinds), st.one_of(st.none(), st.integers(0, 2)), data), max_size=15))
 def test_whatever_the_journal_holds_the_verdict_is_none_or_whole(facts: "list[Any]") -> None:
     events = [Event(1, 0.0, 0.0, "run_started", "a")]

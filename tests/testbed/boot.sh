@@ -20,7 +20,9 @@ mount -t tmpfs -o mode=1777 tmpfs /dev/shm
 cat /proc/sys/kernel/random/uuid > "$disk/.boot_id" # each boot of a machine has a new one
 mount --bind "$disk/.boot_id" /proc/sys/kernel/random/boot_id
 # Else this host would keep the namespaces and files of all others alive after they are taken down.
-umount --lazy /run/netns $(awk '$2 ~ "^/run/ascendrun-testbed/[0-9]+$" { print $2 }' /proc/self/mounts)
+for mounted in /run/netns $(awk '$2 ~ "^/run/ascendrun-testbed/[0-9]+$" { print $2 }' /proc/self/mounts); do
+    umount --lazy "$mounted" || ! mountpoint --quiet "$mounted" # its owner may be faster
+done
 mount -t tmpfs -o mode=755 tmpfs /run
 mkdir /run/sshd
 cd /
